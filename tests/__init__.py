@@ -1,0 +1,1 @@
+"""The tests of walsync, by kind; docs/how-to/run-the-tests.md says what each kind is for."""

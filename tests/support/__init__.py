@@ -1,0 +1,1 @@
+"""What several suites of tests share: servers, databases, processes, waiting. Its own test is test_support.py."""
