@@ -1,0 +1,48 @@
+"""The write-ahead log: durable, checksummed, recycled segments with group commit. Never imports SQLAlchemy.
+
+    positions, config, checkpointer    the words: ids, settings, what a checkpointer is asked
+    checksum, format, checkpoint_slots byte layouts; pure functions
+    storage/, lock                     files, and a storage in memory
+    segment, segments                  one segment; the pool that prepares and recycles them
+    group_commit, appender             one fdatasync for many commits; the only writer of frames
+    scanner, recovery, reader, verify  reading: the tight loop, the decision table, entries, a whole directory
+    entry, driver, log                 entries as users see them, the checkpointer's thread, and `WriteAheadLog`
+
+`docs/reference/segment-format.md` describes the files.
+"""
+
+from __future__ import annotations
+
+from walsync.wal.checkpointer import Checkpointer, Recovery, SegmentInfo
+from walsync.wal.config import LogConfig
+from walsync.wal.entry import ChunkWriter, Entry, EntryWriter
+from walsync.wal.log import WriteAheadLog
+from walsync.wal.positions import ChunkRecord, EntryId, LogPosition
+from walsync.wal.stats import LogStats
+from walsync.wal.storage.file import FileStorage
+from walsync.wal.storage.memory import MemoryStorage
+from walsync.wal.storage.protocol import Storage, StorageFile, StorageLock
+from walsync.wal.verify import LogVerification, read_log, verify_log
+
+__all__ = [
+    "Checkpointer",
+    "ChunkRecord",
+    "ChunkWriter",
+    "Entry",
+    "EntryId",
+    "EntryWriter",
+    "FileStorage",
+    "LogConfig",
+    "LogPosition",
+    "LogStats",
+    "LogVerification",
+    "MemoryStorage",
+    "Recovery",
+    "SegmentInfo",
+    "Storage",
+    "StorageFile",
+    "StorageLock",
+    "WriteAheadLog",
+    "read_log",
+    "verify_log",
+]

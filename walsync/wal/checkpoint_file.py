@@ -1,0 +1,52 @@
+"""Writing the checkpoint file. Owns its open handle and the generation of its slots; the layout is `checkpoint_slots`."""
+
+from __future__ import annotations
+
+import contextlib
+
+from walsync.wal.checkpoint_slots import CHECKPOINT_FILE, CHECKPOINT_FILE_BYTES, CheckpointSlot
+from walsync.wal.segments import write_all
+from walsync.wal.storage.protocol import Storage
+
+__all__ = ["CheckpointFile", "create_checkpoint_file"]
+
+_NEW_FILE = CHECKPOINT_FILE + ".new"
+
+
+def create_checkpoint_file(storage: Storage, slot: CheckpointSlot) -> None:
+    """Make the file, whole and durable at once: that it is there says that a log was created here."""
+    with contextlib.suppress(FileNotFoundError):
+        storage.remove(_NEW_FILE)
+    file = storage.create(_NEW_FILE)
+    try:
+        write_all(file, bytes(CHECKPOINT_FILE_BYTES), 0)
+        write_all(file, slot.pack(), slot.offset)
+        file.sync()
+    finally:
+        file.close()
+    storage.rename(_NEW_FILE, CHECKPOINT_FILE)
+    storage.sync_directory()
+
+
+class CheckpointFile:
+    """The open checkpoint file of a log. Not for several threads at once."""
+
+    def __init__(self, storage: Storage, slot: CheckpointSlot) -> None:
+        self._file = storage.open(CHECKPOINT_FILE)
+        self.slot = slot
+
+    def write(self, checkpointed_id: int, position: int, head_sequence: int) -> None:
+        """Write the next slot and return when it is on stable storage."""
+        slot = self.slot._replace(
+            generation=self.slot.generation + 1,
+            checkpointed_id=checkpointed_id,
+            position=position,
+            head_sequence=head_sequence,
+        )
+        write_all(self._file, slot.pack(), slot.offset)
+        self._file.sync()
+        self.slot = slot
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

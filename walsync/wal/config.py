@@ -1,0 +1,106 @@
+"""The log's settings. Every bound and every wait of the log has its name here.
+
+Never holds anything that changes while a log is open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from walsync.exceptions import ConfigurationError
+
+__all__ = ["LogConfig"]
+
+MIN_SEGMENT_BYTES = 32 * 1024
+MAX_SEGMENT_BYTES = 1024**3
+MAX_VERSION_INFO_BYTES = 255
+MAX_ENTRY_BYTES = 1 << 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Settings of a `WriteAheadLog`, checked when made (`ConfigurationError`). Sizes in bytes, times in seconds."""
+
+    segment_bytes: int = 16 * 1024 * 1024
+    """Size of a segment file, a multiple of 4096. Segments of another size that exist are used up, then replaced."""
+
+    preallocated_segments: int = 1
+    """Segments that a background thread keeps ready ahead of need. 0: no thread, a commit makes the file itself."""
+
+    max_free_segments: int = 2
+    """Recycled segments kept for reuse; what is beyond that is removed."""
+
+    max_log_bytes: int | None = None
+    """Bound on all segment files together; past it `append` raises `LogFullError`. None: the disk is the bound."""
+
+    checkpoint_after_bytes: int = 8 * 1024 * 1024
+    """The log's own driver calls a plain `Checkpointer` when this much is durable and not yet checkpointed."""
+
+    buffer_bytes: int = 1024 * 1024
+    """An entry being written spills to a temporary file past this; a reader reads the log in blocks of this size."""
+
+    max_entry_bytes: int = 4 * 1024**3
+    """The largest entry; a larger one raises `EntryTooLargeError` before anything of it reaches the log."""
+
+    version_info: bytes = b""
+    """The application's own mark, at most 255 bytes, in every segment: say, the schema revision."""
+
+    checksum: Literal["crc32c", "crc32"] = "crc32c"
+    """Fixed when a log is created; an existing log keeps its own."""
+
+    lock_timeout_s: float = 0.0
+    """How long opening waits for another process that has the directory open."""
+
+    segment_timeout_s: float = 30.0
+    """How long a commit waits for the background thread to prepare a segment."""
+
+    idle_hint_s: float | None = 1.0
+    """After so long without a commit the log records how far it is durable. None: only when it is closed."""
+
+    checkpoint_timeout_s: float = 60.0
+    """How long `checkpoint_active()` waits."""
+
+    checkpoint_retry_s: float = 1.0
+    """How long the driver waits after an error of the checkpointer before it calls it again."""
+
+    close_timeout_s: float = 30.0
+    """How long `close()` waits for commits in flight and for the log's threads."""
+
+    network_file_systems: bool = False
+    """True allows a directory on a network file system, where locks and syncs may not be what they promise."""
+
+    def __post_init__(self) -> None:
+        self._whole("segment_bytes", MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES)
+        if self.segment_bytes % 4096:
+            raise ConfigurationError(f"segment_bytes must be a multiple of 4096, not {self.segment_bytes}")
+        self._whole("preallocated_segments", 0, 64)
+        self._whole("max_free_segments", 0, 1024)
+        self._whole("checkpoint_after_bytes", 1, 1 << 60)
+        self._whole("buffer_bytes", 4096, 1 << 30)
+        self._whole("max_entry_bytes", 1, MAX_ENTRY_BYTES)
+        if self.max_log_bytes is not None:
+            self._whole("max_log_bytes", 2 * self.segment_bytes, 1 << 60)
+        version_info: object = self.version_info
+        if not isinstance(version_info, bytes) or len(version_info) > MAX_VERSION_INFO_BYTES:
+            raise ConfigurationError(f"version_info must be at most {MAX_VERSION_INFO_BYTES} bytes")
+        if self.checksum not in ("crc32c", "crc32"):
+            raise ConfigurationError(f"checksum must be 'crc32c' or 'crc32', not {self.checksum!r}")
+        self._seconds("lock_timeout_s", 0.0)
+        self._seconds("segment_timeout_s", 0.001)
+        self._seconds("checkpoint_timeout_s", 0.001)
+        self._seconds("checkpoint_retry_s", 0.0)
+        self._seconds("close_timeout_s", 0.0)
+        if self.idle_hint_s is not None:
+            self._seconds("idle_hint_s", 0.001)
+
+    def _whole(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise ConfigurationError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+
+    def _seconds(self, name: str, low: float) -> None:
+        value = getattr(self, name)
+        # Python's locks wait at most some 292 years; a day is more than any of these waits needs.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= 86_400:
+            raise ConfigurationError(f"{name} must be a number of seconds from {low} to 86400, not {value!r}")

@@ -1,0 +1,323 @@
+"""Group commit: one sync for all entries that were written before it began.
+
+Owns who syncs, who waits, and what is durable. Never writes a frame itself: that is `appender`.
+
+The first thread that wants its entry durable leads: it writes what others have queued, syncs without the append lock,
+publishes, and hands the lead to the first of those whose entries came too late. Every waiter has a lock of its own, so
+that exactly the threads whose entries are durable wake up. While a sync runs and somebody waits already, an entry is not
+written by its own thread but queued, and the next leader writes the whole queue: threads that need not run do not fight
+for the interpreter.
+
+The lead is given up in `finally`. An error of a write or a sync poisons the log and reaches every waiter; an entry that
+is merely rejected (`LogFullError`) reaches its own caller alone. Nothing is ever synced a second time after a failure.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from _thread import LockType, allocate_lock
+from collections.abc import Callable
+
+from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
+from walsync.wal.appender import Appender
+from walsync.wal.pending import PendingEntry
+
+__all__ = ["GroupCommit"]
+
+
+class _Waiter:
+    """A thread that waits for its entry. `entry_id` is 0 until it is written. The lock is taken from the beginning."""
+
+    __slots__ = ("entry_id", "error", "leads", "lock", "work")
+
+    def __init__(self, work: bytes | PendingEntry | None, entry_id: int) -> None:
+        self.work = work
+        self.entry_id = entry_id
+        self.error: BaseException | None = None
+        self.leads = False
+        self.lock: LockType = allocate_lock()
+        self.lock.acquire()
+
+
+class GroupCommit:
+    """Makes entries durable for many threads at once."""
+
+    def __init__(self, appender: Appender) -> None:
+        self._appender = appender
+        self._append_lock = appender.lock
+        self._mutex = allocate_lock()
+        """Guards `_leading`, `_waiting` and `_queue`; held for a few instructions and never during I/O. Nothing else is
+        locked under it."""
+        self._leading = False
+        self._waiting: list[_Waiter] = []
+        self._queue: list[_Waiter] = []
+        self.refusal: BaseException | None = None
+        """Why nothing is committed any more."""
+        self.poison_cause: BaseException | None = None
+        self.sync_count = 0
+        self._durable_changed = threading.Condition()
+        """Guards `_watchers` and `_wakes`, for threads that wait for other threads' entries."""
+        self._watchers = 0
+        self._wakes = 0
+        self.on_sync: Callable[[], None] | None = None
+        """Called once after the next sync, then forgotten."""
+
+    # ------------------------------------------------------------------------------------------------ committing
+
+    def commit(self, work: bytes | PendingEntry) -> int:
+        """Write an entry, one chunk of `bytes` or any other, and return its id when it is durable."""
+        if self.refusal is not None:
+            self._refuse()
+        if self._waiting or not self._append_lock.acquire(False):
+            waiter = _Waiter(work, 0)
+            entry_id = 0
+        else:
+            waiter = None
+            try:
+                # Somebody may have been refused while this thread was on its way to the lock.
+                if self.refusal is not None:
+                    self._refuse()
+                entry_id = self._write(work)
+            finally:
+                self._append_lock.release()
+        mutex = self._mutex
+        mutex.acquire()
+        if not self._leading:
+            self._leading = True
+            if waiter is not None:
+                self._queue.append(waiter)
+            mutex.release()
+            self._lead(waiter)
+            if waiter is None:
+                # Only a failed sync may be in the way: the lead just synced everything that was written.
+                if self.refusal is not None and self._appender.durable[1] < entry_id:
+                    self._refuse()
+                return entry_id
+        else:
+            if waiter is None:
+                waiter = _Waiter(None, entry_id)
+            else:
+                self._queue.append(waiter)
+            self._waiting.append(waiter)
+            mutex.release()
+            self._wait(waiter)
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.entry_id
+
+    def _write(self, work: bytes | PendingEntry) -> int:
+        appender = self._appender
+        try:
+            if type(work) is bytes:
+                return appender.write_chunk_entry(work)
+            return appender.write_entry(work)  # type: ignore[arg-type]
+        except LogError:
+            # Rejected before its first byte was written.
+            raise
+        except BaseException as error:
+            raise self.poison(error, "write") from error
+
+    def _wait(self, waiter: _Waiter) -> None:
+        try:
+            waiter.lock.acquire()
+        except BaseException:
+            # A signal's handler raised in this thread. It may have been given the lead in this moment.
+            with self._mutex:
+                leads = waiter.leads
+                if not leads and waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                if waiter in self._queue:
+                    self._queue.remove(waiter)
+            if leads:
+                self._lead(waiter)
+            raise
+        if waiter.leads:
+            self._lead(waiter)
+
+    def _lead(self, own: _Waiter | None) -> None:
+        """Write the queue, sync, publish, wake, hand over. Raises nothing: errors are in the waiters."""
+        appender = self._appender
+        target: tuple[int, int] | None = None
+        failure: BaseException | None = None
+        rejected = False
+        try:
+            if self._queue:
+                rejected = self._write_queue()
+            if self.refusal is None or self.poison_cause is None:
+                target = appender.sync()
+        except BaseException as error:
+            failure = self.poison(error, "sync")
+        finally:
+            if failure is None and self.poison_cause is not None:
+                failure, target = self.refusal, None
+            successor = self._publish(target, failure, own, rejected)
+            if successor is not None:
+                successor.leads = True
+                successor.lock.release()
+        if self._watchers:
+            self._notify()
+        if self.on_sync is not None:
+            callback, self.on_sync = self.on_sync, None
+            callback()
+
+    def _publish(
+        self, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None, rejected: bool
+    ) -> _Waiter | None:
+        """Wake whoever is served; returns the next leader, with `_leading` still set for it."""
+        mutex = self._mutex
+        mutex.acquire()
+        try:
+            if target is not None:
+                self._appender.durable = target
+                self.sync_count += 1
+            waiting = self._waiting
+            if failure is not None:
+                if own is not None and own.error is None:
+                    own.error = failure
+                for waiter in waiting:
+                    waiter.error = waiter.error or failure
+                served, successor = waiting, None
+                self._waiting = []
+                self._queue = []
+            elif not waiting:
+                self._leading = False
+                return None
+            else:
+                durable_id = self._appender.durable[1]
+                served = [waiter for waiter in waiting if 0 < waiter.entry_id <= durable_id or waiter.error is not None]
+                rest = [waiter for waiter in waiting if waiter.error is None and not 0 < waiter.entry_id <= durable_id]
+                successor = rest.pop(0) if rest else None
+                self._waiting = rest
+            self._leading = successor is not None
+        finally:
+            mutex.release()
+        for waiter in served:
+            waiter.lock.release()
+        return successor
+
+    def _write_queue(self) -> bool:
+        """Write what others have queued, in their order. True if some of it was rejected."""
+        rejected = False
+        # The write gives the entries their places, so it is under the lock.
+        with self._append_lock:
+            with self._mutex:
+                queue, self._queue = self._queue, []
+            for waiter in queue:
+                work = waiter.work
+                assert work is not None
+                try:
+                    if self.refusal is not None:
+                        self._refuse()
+                    waiter.entry_id = self._write(work)
+                except WalsyncError as error:
+                    waiter.error = error
+                    rejected = True
+        return rejected
+
+    # ------------------------------------------------------------------------------------------- other syncs
+
+    def run_locked(self, write: Callable[[Appender], bool]) -> None:
+        """Call `write` under the append lock, and make what it wrote durable if it returns True."""
+        with self._append_lock:
+            if self.refusal is not None:
+                self._refuse()
+            try:
+                wrote = write(self._appender)
+            except LogError:
+                raise
+            except BaseException as error:
+                raise self.poison(error, "write") from error
+        if wrote:
+            self.sync_all()
+
+    def sync_all(self) -> None:
+        """Return when everything written before the call is durable."""
+        waiter = _Waiter(None, self._appender.written[1] or 1)
+        with self._mutex:
+            leads = not self._leading
+            if leads:
+                self._leading = True
+            else:
+                # Never served by its id, which may be durable already: it is to lead a sync of its own.
+                waiter.entry_id = 1 << 63
+                self._waiting.append(waiter)
+        if leads:
+            self._lead(waiter)
+        else:
+            self._wait(waiter)
+        if waiter.error is not None:
+            raise waiter.error
+
+    # ---------------------------------------------------------------------------------------------- refusing
+
+    def poison(self, cause: BaseException, action: str) -> LogPoisonedError:
+        """Nothing more can be promised. The first cause stays."""
+        where = self._appender.file
+        path = getattr(where, "path", None) or self._appender.segment.name
+        if self.poison_cause is None:
+            error = LogPoisonedError(
+                f"a {action} of {path} failed ({cause!r}), near offset {self._appender.written[0] - self._appender.segment.base}, "
+                f"after entry {self._appender.durable[1]}, the last one known to be durable. Nothing is committed any more: "
+                "close the log and open it again, which finds out what is there; look at the disk first"
+            )
+            error.__cause__ = cause
+            self.poison_cause = cause
+            self.refusal = error
+        self._notify()
+        assert isinstance(self.refusal, BaseException)
+        return self.refusal if isinstance(self.refusal, LogPoisonedError) else LogPoisonedError(str(cause))
+
+    def refuse(self, error: BaseException) -> None:
+        """The log is closed, or this is another process: every later commit raises this."""
+        if self.refusal is None:
+            self.refusal = error
+        self._notify()
+
+    def _refuse(self) -> None:
+        refusal = self.refusal
+        assert refusal is not None
+        # A new object for every caller: one error with the tracebacks of many threads helps nobody.
+        raise type(refusal)(*refusal.args) from refusal.__cause__
+
+    # ----------------------------------------------------------------------------------------- waiting for others
+
+    def wait_durable(self, after: int, timeout: float | None) -> bool:
+        """Wait until an entry after `after` is durable, `wake()` is called, or the time is over."""
+        if self._appender.durable[1] > after:
+            return True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._durable_changed:
+            wakes = self._wakes
+            self._watchers += 1
+            try:
+                while self._appender.durable[1] <= after:
+                    if self.refusal is not None:
+                        self._refuse()
+                    left_s = None if deadline is None else deadline - time.monotonic()
+                    if self._wakes != wakes or (left_s is not None and left_s <= 0):
+                        return False
+                    self._durable_changed.wait(left_s)
+            finally:
+                self._watchers -= 1
+        return True
+
+    def wake(self) -> None:
+        """Every `wait_durable` returns."""
+        with self._durable_changed:
+            self._wakes += 1
+            self._durable_changed.notify_all()
+
+    def _notify(self) -> None:
+        with self._durable_changed:
+            self._durable_changed.notify_all()
+
+    def forget_in_child(self) -> None:
+        """In a forked child, where the threads that held these locks are not."""
+        self._mutex = allocate_lock()
+        self._append_lock = self._appender.lock = threading.Lock()
+        self._durable_changed = threading.Condition()
+        self._watchers = 0
+        self._waiting = []
+        self._queue = []
+        self._leading = False

@@ -1,0 +1,556 @@
+"""`WriteAheadLog`: the log as its users see it.
+
+Owns the life of an open log: the directory's lock, its threads, which segments are in use, how far it is released. The
+work is done by the parts: `opening` recovers, `group_commit` and `appender` write, `reader` reads, `segments` keeps files.
+
+One process, and one object in it, has a directory open at a time.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Iterator
+from types import TracebackType
+
+from walsync.exceptions import (
+    EntryTooLargeError,
+    LogClosedError,
+    LogError,
+    LogLockedError,
+    LogPoisonedError,
+    LogTimeoutError,
+    UsageError,
+)
+from walsync.wal.checkpointer import Checkpointer
+from walsync.wal.config import LogConfig
+from walsync.wal.driver import CheckpointDriver
+from walsync.wal.entry import ChunkReader, Entry, EntryWriter
+from walsync.wal.group_commit import GroupCommit
+from walsync.wal.housekeeper import Housekeeper
+from walsync.wal.opening import OpenedLog, open_log
+from walsync.wal.pending import PendingEntry
+from walsync.wal.positions import EntryId, LogPosition
+from walsync.wal.reader import LogReader
+from walsync.wal.segment import Segment
+from walsync.wal.stats import LogStats
+from walsync.wal.storage.file import FileStorage
+from walsync.wal.storage.protocol import Storage, StorageFile, StorageLock
+
+__all__ = ["LOCK_FILE", "WriteAheadLog", "storage_of"]
+
+LOCK_FILE = "lock"
+
+_READ_BYTES = 1024 * 1024
+_open_logs: weakref.WeakSet[WriteAheadLog] = weakref.WeakSet()
+
+
+def storage_of(directory: str | os.PathLike[str] | Storage, config: LogConfig) -> Storage:
+    """The storage itself, or the one for a path."""
+    if isinstance(directory, (str, os.PathLike)):
+        return FileStorage(directory, network_file_systems=config.network_file_systems)
+    return directory
+
+
+class WriteAheadLog:
+    """A durable sequence of entries. Make one with `WriteAheadLog.recover`; usable from many threads at once.
+
+    Returning from `append` or `EntryWriter.commit` means that the entry is on stable storage.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        lock: StorageLock,
+        opened: OpenedLog,
+        checkpointer: Checkpointer | None,
+        config: LogConfig,
+    ) -> None:
+        """Called by `recover`."""
+        self.config = config
+        self._storage = storage
+        self._lock = lock
+        self._checkpointer = checkpointer
+        self._appender = opened.appender
+        self._pool = opened.pool
+        self._files = opened.files
+        self._checkpoint_file = opened.checkpoint_file
+        self._torn_bytes = opened.torn_bytes
+        slot = opened.checkpoint_file.slot
+        self._uuid = slot.log_uuid
+        self._commits = GroupCommit(opened.appender)
+        self._commit = self._commits.commit
+        self._release_mutex = threading.Lock()
+        """Guards `_segments`' beginning, `_checkpointed`, and the checkpoint file; held while that is synced, because a
+        segment may be recycled only afterwards. Order of locks: this one, then the pool's."""
+        self._segments: tuple[Segment, ...] = tuple(opened.segments)
+        self._segments_mutex = threading.Lock()
+        """Guards the replacing of `_segments`; readers take the tuple as it is."""
+        opened.appender._on_segment = self._add_segment
+        self._checkpointed = (slot.position, slot.checkpointed_id)
+        self._reader = LogReader(self, opened.appender._checksum, opened.appender._seed)
+        self._driver: CheckpointDriver | None = None
+        self._housekeeper: Housekeeper | None = None
+        self._driver_trouble = False
+        self._closed = False
+        self._released_changed = threading.Condition()
+        """Notified when `_checkpointed` moves, for `checkpoint_active`."""
+        self._release_waiters = 0
+        self._process_id = os.getpid()
+
+    @classmethod
+    def recover(
+        cls,
+        directory: str | os.PathLike[str] | Storage,
+        checkpointer: Checkpointer | None = None,
+        *,
+        config: LogConfig | None = None,
+    ) -> WriteAheadLog:
+        """Open the log in a directory (or another `Storage`), making it if there is none, and recover what is in it.
+
+        Blocks while everything that is not checkpointed is read and checked; then `checkpointer` is asked about each
+        segment and given each entry. What it raises ends the opening and is raised here.
+
+        Raises `LogLockedError` if the directory is open elsewhere, `DamagedLogError` if bytes that were durable are not
+        there (nothing is changed then), `LogVersionError` for a log of another version, `ConfigurationError` for a
+        directory that cannot keep the promises, and `LogError` where the system refuses.
+        """
+        config = LogConfig() if config is None else config
+        storage = storage_of(directory, config)
+        storage.prepare()
+        lock = storage.lock(LOCK_FILE, config.lock_timeout_s)
+        if lock is None:
+            raise LogLockedError(
+                f"the log directory {storage.describe('')} is open in another process, or in another WriteAheadLog of this "
+                "one. Close that first; if it is about to end, wait for it with LogConfig(lock_timeout_s=…)"
+            )
+        try:
+            opened = open_log(storage, config, checkpointer, clock_ns=time.time_ns, new_uuid=uuid.uuid4)
+        except OSError as error:
+            lock.release()
+            raise LogError(
+                f"the log in {storage.describe('')} cannot be opened: {error}. Nothing durable was lost; look at the disk and "
+                "the directory's permissions, then open it again"
+            ) from error
+        except BaseException:
+            lock.release()
+            raise
+        log = cls(storage, lock, opened, checkpointer, config)
+        _open_logs.add(log)
+        try:
+            if checkpointer is not None:
+                for entry in log.entries():
+                    checkpointer.recover(entry)
+            log._start_threads()
+        except BaseException:
+            log.close()
+            raise
+        return log
+
+    def _start_threads(self) -> None:
+        config = self.config
+        if config.preallocated_segments or config.idle_hint_s is not None:
+            self._pool.threaded = bool(config.preallocated_segments)
+            self._housekeeper = Housekeeper(self._pool, self._appender, self._commits, config.idle_hint_s)
+            self._housekeeper.start()
+        checkpointer = self._checkpointer
+        if checkpointer is not None and not getattr(checkpointer, "self_driven", False):
+            self._driver = CheckpointDriver(self, checkpointer)
+            self._driver.start()
+
+    # --------------------------------------------------------------------------------------------- committing
+
+    def append(self, *chunks: bytes | bytearray | memoryview) -> EntryId:
+        """Commit one entry of these chunks and return its id when it is on stable storage. Blocks for one sync or two.
+
+        Raises `LogFullError` (the disk is full; nothing was written, the log stays usable), `EntryTooLargeError`,
+        `LogPoisonedError` (a write or a sync failed; whether this entry survives shows when the log is opened again),
+        `LogClosedError`, and once `CheckpointFailedError` after the log's own driver failed: then nothing was written.
+        """
+        if self._driver_trouble:
+            self._raise_driver_trouble()
+        if len(chunks) == 1:
+            work = chunks[0]
+            if type(work) is not bytes:
+                work = _as_bytes(work)
+            if len(work) > self.config.max_entry_bytes:
+                self._refuse_size(len(work))
+            return self._commit(work)  # type: ignore[return-value]
+        pieces = [chunk if type(chunk) is bytes else _as_bytes(chunk) for chunk in chunks]
+        size = sum(map(len, pieces))
+        if size > self.config.max_entry_bytes:
+            self._refuse_size(size)
+        return self._commit(PendingEntry(pieces))  # type: ignore[return-value]
+
+    def begin_entry(self) -> EntryWriter:
+        """Begin an entry of any size. It takes no lock and no place in the log before it is committed."""
+        self._check_open()
+        return EntryWriter(
+            self._commit_writer,
+            self._appender._checksum,
+            buffer_bytes=self.config.buffer_bytes,
+            max_entry_bytes=self.config.max_entry_bytes,
+        )
+
+    def _commit_writer(self, entry: PendingEntry) -> int:
+        if self._driver_trouble:
+            self._raise_driver_trouble()
+        return self._commit(entry)
+
+    def _refuse_size(self, size: int) -> None:
+        raise EntryTooLargeError(
+            f"the entry has {size} bytes, and LogConfig.max_entry_bytes is {self.config.max_entry_bytes}. Nothing of it was "
+            "written; split it, or raise the bound"
+        )
+
+    def _raise_driver_trouble(self) -> None:
+        self._driver_trouble = False
+        error = self._driver.take_error() if self._driver is not None else None
+        if error is not None:
+            raise error
+
+    def report_trouble(self) -> None:
+        """Called by the driver: the next caller gets the checkpointer's error."""
+        self._driver_trouble = True
+
+    def _check_open(self) -> None:
+        if self._commits.refusal is not None:
+            self._commits._refuse()
+
+    # ------------------------------------------------------------------------------------------------- figures
+
+    @property
+    def uuid(self) -> uuid.UUID:
+        """The log's identity, made when it was created."""
+        return self._uuid
+
+    @property
+    def directory(self) -> str | None:
+        """The directory's path, or None for a storage that has none."""
+        return self._storage.directory
+
+    @property
+    def last_id(self) -> EntryId:
+        """The last entry written, durable or not. Takes no lock."""
+        return EntryId(self._appender.written[1])
+
+    @property
+    def durable_id(self) -> EntryId:
+        """The last entry that is on stable storage. Takes no lock."""
+        return EntryId(self._appender.durable[1])
+
+    @property
+    def checkpointed_id(self) -> EntryId:
+        """The last entry that was released. Takes no lock."""
+        return EntryId(self._checkpointed[1])
+
+    @property
+    def backlog_entries(self) -> int:
+        """How many entries are durable and not released. Takes no lock."""
+        return max(0, self._appender.durable[1] - self._checkpointed[1])
+
+    @property
+    def backlog_bytes(self) -> int:
+        """How many bytes of the log they take, frames and unused ends of segments included. Takes no lock."""
+        position, entry_id = self._checkpointed
+        durable_position, durable_id = self._appender.durable
+        return max(0, durable_position - position) if durable_id > entry_id else 0
+
+    @property
+    def poisoned(self) -> BaseException | None:
+        """What a write or a sync failed with, or None while the log is well."""
+        return self._commits.poison_cause
+
+    def stats(self) -> LogStats:
+        """All figures at once."""
+        driver = self._driver
+        return LogStats(
+            last_id=self.last_id,
+            durable_id=self.durable_id,
+            checkpointed_id=self.checkpointed_id,
+            backlog_entries=self.backlog_entries,
+            backlog_bytes=self.backlog_bytes,
+            segments=len(self._segments),
+            free_segments=self._pool.free_count,
+            segment_bytes=self.config.segment_bytes,
+            syncs=self._commits.sync_count,
+            torn_bytes=self._torn_bytes,
+            poisoned=self.poisoned is not None,
+            last_checkpoint_error=repr(driver.last_error) if driver is not None and driver.last_error else None,
+        )
+
+    # ------------------------------------------------------------------------------------------------- reading
+
+    def entries(self, after: EntryId = EntryId(0), through: EntryId | None = None) -> Iterator[Entry]:  # noqa: B008
+        """The durable entries after `after`, up to `through` (None: up to the last that is durable when it is reached).
+
+        Entries that were released are passed over: iteration starts at the first one that is kept. Going on where the
+        last iteration stopped costs nothing extra. Raises `DamagedLogError` if bytes changed on the disk, and
+        `EntryNotFoundError` if what is being read is released by somebody else in the meantime.
+        """
+        self._check_readable()
+        return self._reader.entries(after, through)
+
+    def read_at(self, position: LogPosition) -> bytes:
+        """The chunk at a position, verified.
+
+        Raises `EntryNotFoundError` if its entry was released or never was, `DamagedLogError` if the bytes changed.
+        """
+        self._check_readable()
+        pieces = list(self._reader.fragments(position))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def open_chunk(self, position: LogPosition) -> io.BufferedReader:
+        """The chunk at a position as a binary stream that needs at most some 2 MiB of memory. Errors as in `read_at`."""
+        self._check_readable()
+        return io.BufferedReader(ChunkReader(self._reader.fragments(position)), _READ_BYTES)
+
+    def _check_readable(self) -> None:
+        # A poisoned log can be read: what was durable stays durable.
+        if self._closed or self._process_id != os.getpid():
+            self._check_open()
+
+    @property
+    def readable_segments(self) -> tuple[Segment, ...]:
+        """For the reader: the segments in use."""
+        return self._segments
+
+    @property
+    def readable_through(self) -> tuple[int, int]:
+        """For the reader: position and id of what is durable."""
+        return self._appender.durable
+
+    @property
+    def released_through(self) -> int:
+        """For the reader: the last released id."""
+        return self._checkpointed[1]
+
+    def file_of(self, segment: Segment) -> StorageFile:
+        """For the reader: the segment's file."""
+        return self._files.get(segment.name)
+
+    def path_of(self, segment: Segment) -> str:
+        """For the reader: what messages call the segment's file."""
+        return self._storage.describe(segment.name)
+
+    def wait_durable(self, after: EntryId, timeout: float | None = None) -> bool:
+        """Wait until an entry after `after` is durable: True. False after `timeout` seconds, or when `wake()` is called.
+
+        Raises `LogClosedError` or `LogPoisonedError` when nothing more can become durable.
+        """
+        return self._commits.wait_durable(after, timeout)
+
+    def wake(self) -> None:
+        """Make every `wait_durable` return now."""
+        self._commits.wake()
+
+    # --------------------------------------------------------------------------------------------- checkpoints
+
+    def checkpoint(self, through: EntryId) -> None:
+        """Release the entries up to `through`: they are durable elsewhere. Recycles the segments that nobody needs now.
+
+        Writes to the disk, and waits for it, only when a segment is recycled. An older `through` does nothing.
+        """
+        durable_position, durable_id = self._appender.durable
+        if through > durable_id:
+            raise UsageError(f"entry {through} cannot be released: the last durable entry is {durable_id}")
+        with self._release_mutex:
+            if through <= self._checkpointed[1]:
+                return
+            self._check_readable()
+            position = durable_position if through == durable_id else self._position_behind(through)
+            self._checkpointed = (position, through)
+            self._recycle(through, durable_position)
+        if self._release_waiters:
+            with self._released_changed:
+                self._released_changed.notify_all()
+
+    def _position_behind(self, entry_id: int) -> int:
+        """About where the entry ends: between its segment's ends, by its number. Only the backlog's size needs it."""
+        for segment in self._segments:
+            if segment is self._segments[-1]:
+                end, last_id = self._appender.durable
+            else:
+                end, last_id = segment.end, segment.committed_id
+            if entry_id <= last_id:
+                count = last_id - segment.first_id + 1
+                done = max(0, entry_id - segment.first_id + 1)
+                return segment.start + (end - segment.start) * done // max(1, count)
+        return self._appender.durable[0]
+
+    def _recycle(self, through: int, durable_position: int) -> None:
+        segments = self._segments
+        count = 0
+        for segment in segments[:-1]:
+            # A sealed segment's end is durable as well: nobody writes to the file or syncs it any more.
+            if segment.last_id > through or segment.end > durable_position:
+                break
+            count += 1
+        if not count or self._commits.poison_cause is not None:
+            return
+        position, checkpointed_id = self._checkpointed
+        try:
+            self._checkpoint_file.write(checkpointed_id, position, segments[count].sequence)
+        except BaseException as error:
+            raise self._commits.poison(error, "write of the checkpoint file") from error
+        with self._segments_mutex:
+            self._segments = self._segments[count:]
+        reusable = []
+        for segment in segments[:count]:
+            if segment.size == self.config.segment_bytes and not segment.abandoned:
+                reusable.append(segment.name)
+            else:
+                self._remove(segment.name)
+        self._pool.forget(count - len(reusable))
+        self._pool.give_back(reusable)
+
+    def _remove(self, name: str) -> None:
+        self._files.drop(name)
+        try:
+            self._storage.remove(name)
+        except FileNotFoundError:
+            return
+
+    def _add_segment(self, segment: Segment) -> None:
+        with self._segments_mutex:
+            self._segments = (*self._segments, segment)
+
+    def checkpoint_active(self) -> None:
+        """Ask the checkpointer for everything that is durable now, and wait until it is released.
+
+        Waits at most `LogConfig.checkpoint_timeout_s` (`LogTimeoutError`). Raises `CheckpointFailedError` if the
+        checkpointer fails, and `UsageError` if there is none.
+        """
+        self._check_open()
+        through = self.durable_id
+        checkpointer = self._checkpointer
+        if checkpointer is None:
+            raise UsageError("this log was opened without a checkpointer; release entries with checkpoint(through)")
+        if through <= self.checkpointed_id:
+            return
+        if self._driver is not None:
+            self._driver.checkpoint_through(through, self.config.checkpoint_timeout_s)
+            return
+        urge = getattr(checkpointer, "urge", None)
+        deadline = time.monotonic() + self.config.checkpoint_timeout_s
+        with self._released_changed:
+            self._release_waiters += 1
+        try:
+            if urge is not None:
+                urge(through)
+            with self._released_changed:
+                while self.checkpointed_id < through:
+                    self._check_open()
+                    left_s = deadline - time.monotonic()
+                    if left_s <= 0:
+                        raise LogTimeoutError(
+                            f"entries up to {through} were not checkpointed within {self.config.checkpoint_timeout_s} s "
+                            f"(LogConfig.checkpoint_timeout_s); {self.checkpointed_id} is. The checkpointer goes on"
+                        )
+                    self._released_changed.wait(min(left_s, 1.0))
+        finally:
+            with self._released_changed:
+                self._release_waiters -= 1
+
+    # ------------------------------------------------------------------------------------------------- closing
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finish the commits in flight, record how far the log is durable and released, and let the directory go.
+
+        Does not checkpoint: the backlog stays in the log. Waits at most `timeout` seconds (None:
+        `LogConfig.close_timeout_s`) for the log's threads. May be called twice.
+        """
+        if self._closed or self._process_id != os.getpid():
+            return
+        self._closed = True
+        deadline = time.monotonic() + (self.config.close_timeout_s if timeout is None else timeout)
+        where = self._storage.describe("")
+        try:
+            for part in (self._driver, self._housekeeper):
+                if part is not None:
+                    part.stop(max(0.0, deadline - time.monotonic()))
+            self._finish(f"the log in {where} was closed; open it again with WriteAheadLog.recover")
+        finally:
+            self._pool.close()
+            self._commits.refuse(LogClosedError(f"the log in {where} was closed"))
+            _open_logs.discard(self)
+            self._files.close()
+            self._checkpoint_file.close()
+            self._lock.release()
+
+    def _finish(self, message: str) -> None:
+        commits = self._commits
+        refused = LogClosedError(message)
+        if commits.refusal is not None:
+            return
+        try:
+            # Entries that are written and not synced have a thread that waits for them.
+            commits.sync_all()
+            commits.run_locked(type(self._appender).write_hint)
+            # Under the lock, so that no entry is on its way to the disk when the files are closed.
+            with self._appender.lock:
+                commits.refuse(refused)
+            commits.sync_all()
+        except LogPoisonedError:
+            # Whoever committed has been told; closing goes on.
+            return
+        with self._release_mutex:
+            slot = self._checkpoint_file.slot
+            position, checkpointed_id = self._checkpointed
+            if checkpointed_id > slot.checkpointed_id:
+                try:
+                    self._checkpoint_file.write(checkpointed_id, position, self._segments[0].sequence)
+                except OSError as error:
+                    raise LogError(
+                        f"the checkpoint file in {self._storage.describe('')} could not be written while closing: {error}. "
+                        "Nothing is lost; entries that are applied already are handed out again after the next opening"
+                    ) from error
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Another name of `close`."""
+        self.close(timeout)
+
+    def __enter__(self) -> WriteAheadLog:  # noqa: PYI034 - typing.Self is not in Python 3.10
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "poisoned" if self.poisoned is not None else "open"
+        return f"<WriteAheadLog {self._storage.describe('')!r}: {state}, entries to {self.last_id}>"
+
+    def _forget_in_child(self) -> None:
+        self._commits.forget_in_child()
+        self._files.forget_in_child()
+        self._reader.forget_in_child()
+        self._lock.forget_in_child()
+        self._commits.refuse(
+            LogClosedError(
+                f"the log in {self._storage.describe('')} was opened by process {self._process_id}, and this is its forked "
+                f"child {os.getpid()}: only one of them may use it. Open logs after the fork"
+            )
+        )
+
+
+def _as_bytes(chunk: object) -> bytes:
+    if isinstance(chunk, (bytes, bytearray, memoryview)):
+        # A copy: what others change during the write would no longer match its checksum.
+        return bytes(chunk)
+    raise UsageError(f"a chunk is bytes, bytearray or memoryview, not {type(chunk).__name__}")
+
+
+def _after_fork_in_child() -> None:
+    for log in list(_open_logs):
+        log._forget_in_child()
+    _open_logs.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,1 @@
+"""Places that keep the log's files: a directory, or memory. `protocol` says what the log asks of them."""

@@ -1,0 +1,85 @@
+"""What the log needs of a place that keeps files. `FileStorage` and `MemoryStorage` are the two that walsync has.
+
+Owns the protocol alone. What every storage must promise is in the contract suite, `tests/contract/test_storage.py`.
+
+A storage is one directory of named files. A name may begin with one subdirectory, `abandoned/x`. What `sync` and
+`sync_directory` have not covered may be gone after a crash, in whole or in part, a file's bytes and its name
+separately.
+Errors of the system are `OSError`s with their `errno`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Storage", "StorageFile", "StorageLock"]
+
+
+class StorageFile(Protocol):
+    """An open file. Usable from many threads at once; `close` may be called twice."""
+
+    def pread(self, length: int, offset: int, /) -> bytes:
+        """At most `length` bytes from `offset`; fewer only at the end of the file, or when a read is cut short."""
+
+    def pwrite(self, data: bytes | bytearray | memoryview, offset: int, /) -> int:
+        """Write `data` at `offset` and return how many bytes were written: it may be fewer."""
+
+    def sync(self) -> None:
+        """Return once everything written to this file is on stable storage."""
+
+    def size(self) -> int:
+        """The file's length in bytes."""
+
+    def truncate(self, size: int) -> None:
+        """Make the file `size` bytes long."""
+
+    def close(self) -> None:
+        """Give the file back."""
+
+
+class StorageLock(Protocol):
+    """A lock that is held until it is released, or its process ends."""
+
+    def release(self) -> None:
+        """Let others have it. May be called twice."""
+
+    def forget_in_child(self) -> None:
+        """Called in a forked child: give up this process's copy while the parent goes on holding the lock."""
+
+
+class Storage(Protocol):
+    """A directory of named files."""
+
+    @property
+    def directory(self) -> str | None:
+        """Its path, or None if it has none."""
+
+    def describe(self, name: str) -> str:
+        """The name of a file as error messages should call it: its path where it has one."""
+
+    def prepare(self) -> None:
+        """Make the directory, durably, if it is not there, and refuse one that cannot keep the log's promises."""
+
+    def list(self) -> list[str]:
+        """The names of the files in the directory itself, in no order. Empty if there is no directory."""
+
+    def create(self, name: str) -> StorageFile:
+        """Make a new, empty file; `FileExistsError` if there is one. Its name is durable after `sync_directory`."""
+
+    def open(self, name: str, *, read_only: bool = False) -> StorageFile:
+        """Open a file that exists; `FileNotFoundError` if it does not."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file. Durable after `sync_directory`."""
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file, replacing what is there. Durable after `sync_directory` of both directories."""
+
+    def make_directory(self, name: str) -> None:
+        """Make a subdirectory if it is not there. Durable after `sync_directory`."""
+
+    def sync_directory(self, name: str = "") -> None:
+        """Return once the names in the directory, or in a subdirectory of it, are on stable storage."""
+
+    def lock(self, name: str, timeout_s: float) -> StorageLock | None:
+        """Take the exclusive lock kept in the file `name`, waiting at most `timeout_s`. None: others have it."""
