@@ -1,0 +1,373 @@
+"""The bytes of a `ChangeSet`: one or more chunks of MessagePack, and nothing that executes code when it is read.
+
+Chunk 0 is ``[format, commit_time_ns, origin, metadata, changes]``, each further chunk ``[changes]``. Changes are
+split over chunks so that an entry of a million rows is read in bounded pieces. A row change is
+``[kind, schema, table, columns, types, keys, key_types, must_match, commit_times, rows]``; a statement
+``["statement", sql, parameters, types, tables, read_tables, dialect, expected_rows]``.
+
+Values that MessagePack has no type for are extension types:
+
+====  =========================  ==================================================================
+code  value                      payload
+====  =========================  ==================================================================
+1     int outside of 64 bits     two's complement, big-endian
+2     Decimal                    its decimal text, ASCII
+3     date                       year u16, month u8, day u8
+4     datetime without a zone    year u16, month, day, hour, minute, second u8, microsecond u32, fold u8
+5     datetime with a zone       as 4, then the UTC offset in microseconds, i64
+6     time without a zone        hour, minute, second u8, microsecond u32, fold u8
+7     time with a fixed offset   as 6, then the UTC offset in microseconds, i64
+8     timedelta                  days i32, seconds i32, microseconds i32
+9     UUID                       its 16 bytes
+10    tuple                      MessagePack of the list of its items
+11    str with lone surrogates   UTF-8 with surrogates let through
+====  =========================  ==================================================================
+
+A zone is kept as its offset at that moment: the instant and the wall clock are exact, the zone's name is not kept.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import struct
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import ormsgpack
+
+from walsync.changes.model import CHANGE_KINDS, Change, ChangeSet, RowChanges, StatementChange, TableName
+from walsync.exceptions import CorruptEntryError, NotCapturedError
+from walsync.wal import EntryId
+
+__all__ = ["CHUNK_ROWS", "FORMAT", "decode_change_set", "encode_change_set"]
+
+FORMAT: Final = 1
+CHUNK_ROWS: Final = 4096
+"""Rows after which an entry's content goes on in a further chunk."""
+
+_OPTIONS: Final = (
+    ormsgpack.OPT_PASSTHROUGH_TUPLE
+    | ormsgpack.OPT_PASSTHROUGH_BIG_INT
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+)
+
+_DATE: Final = struct.Struct(">HBB")
+_DATETIME: Final = struct.Struct(">HBBBBBIB")
+_DATETIME_ZONED: Final = struct.Struct(">HBBBBBIBq")
+_TIME: Final = struct.Struct(">BBBIB")
+_TIME_ZONED: Final = struct.Struct(">BBBIBq")
+_TIMEDELTA: Final = struct.Struct(">iii")
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+
+
+# ------------------------------------------------------------------------------------------- single values
+
+
+def _big_integer(value: int) -> ormsgpack.Ext:
+    return ormsgpack.Ext(1, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
+
+
+def _datetime(value: datetime.datetime) -> ormsgpack.Ext:
+    fields = (
+        value.year,
+        value.month,
+        value.day,
+        value.hour,
+        value.minute,
+        value.second,
+        value.microsecond,
+        value.fold,
+    )
+    offset = value.utcoffset()
+    if offset is None:
+        return ormsgpack.Ext(4, _DATETIME.pack(*fields))
+    return ormsgpack.Ext(5, _DATETIME_ZONED.pack(*fields, offset // _MICROSECOND))
+
+
+def _time(value: datetime.time) -> ormsgpack.Ext:
+    fields = (value.hour, value.minute, value.second, value.microsecond, value.fold)
+    offset = value.utcoffset()
+    if offset is None:
+        if value.tzinfo is not None:
+            raise NotCapturedError(
+                f"{value!r} has a time zone but no fixed offset; give it a fixed one, or none at all"
+            )
+        return ormsgpack.Ext(6, _TIME.pack(*fields))
+    return ormsgpack.Ext(7, _TIME_ZONED.pack(*fields, offset // _MICROSECOND))
+
+
+_ENCODERS: Final[dict[type, Callable[[Any], ormsgpack.Ext]]] = {
+    int: _big_integer,
+    decimal.Decimal: lambda value: ormsgpack.Ext(2, str(value).encode("ascii")),
+    datetime.date: lambda value: ormsgpack.Ext(3, _DATE.pack(value.year, value.month, value.day)),
+    datetime.datetime: _datetime,
+    datetime.time: _time,
+    datetime.timedelta: lambda v: ormsgpack.Ext(8, _TIMEDELTA.pack(v.days, v.seconds, v.microseconds)),
+    uuid.UUID: lambda value: ormsgpack.Ext(9, value.bytes),
+    tuple: lambda value: ormsgpack.Ext(10, ormsgpack.packb(list(value), _encode_value, _OPTIONS)),
+}
+
+
+def _encode_value(value: Any) -> Any:
+    encoder = _ENCODERS.get(type(value))
+    if encoder is None:
+        kind = type(value)
+        raise NotCapturedError(
+            f"a value of type {kind.__module__}.{kind.__qualname__} cannot be logged: {value!r:.200}"
+        )
+    return encoder(value)
+
+
+def _offset(microseconds: int) -> datetime.timezone:
+    return datetime.timezone(datetime.timedelta(microseconds=microseconds))
+
+
+def _decode_datetime(data: bytes) -> datetime.datetime:
+    *fields, fold = _DATETIME.unpack(data)
+    return datetime.datetime(*fields, fold=fold)
+
+
+def _decode_datetime_zoned(data: bytes) -> datetime.datetime:
+    *fields, fold, offset = _DATETIME_ZONED.unpack(data)
+    return datetime.datetime(*fields, fold=fold).replace(tzinfo=_offset(offset))
+
+
+def _decode_time(data: bytes) -> datetime.time:
+    *fields, fold = _TIME.unpack(data)
+    return datetime.time(*fields, fold=fold)
+
+
+def _decode_time_zoned(data: bytes) -> datetime.time:
+    *fields, fold, offset = _TIME_ZONED.unpack(data)
+    return datetime.time(*fields, fold=fold).replace(tzinfo=_offset(offset))
+
+
+_DECODERS: Final[dict[int, Callable[[bytes], Any]]] = {
+    1: lambda data: int.from_bytes(data, "big", signed=True),
+    2: lambda data: decimal.Decimal(data.decode("ascii")),
+    3: lambda data: datetime.date(*_DATE.unpack(data)),
+    4: _decode_datetime,
+    5: _decode_datetime_zoned,
+    6: _decode_time,
+    7: _decode_time_zoned,
+    8: lambda data: datetime.timedelta(*_TIMEDELTA.unpack(data)),
+    9: lambda data: uuid.UUID(bytes=bytes(data)),
+    10: lambda data: tuple(ormsgpack.unpackb(data, ext_hook=_decode_extension)),
+    11: lambda data: data.decode("utf-8", "surrogatepass"),
+}
+
+
+def _decode_extension(code: int, data: bytes) -> Any:
+    decoder = _DECODERS.get(code)
+    if decoder is None:
+        raise ValueError(f"unknown extension type {code}")
+    return decoder(data)
+
+
+def _without_surrogates(value: Any) -> Any:
+    """The same document with every string that UTF-8 cannot hold wrapped; only called when there is one."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            return ormsgpack.Ext(11, value.encode("utf-8", "surrogatepass"))
+        return value
+    if type(value) is list:
+        return [_without_surrogates(item) for item in value]
+    if type(value) is tuple:
+        packed = ormsgpack.packb(_without_surrogates(list(value)), _encode_value, _OPTIONS)
+        return ormsgpack.Ext(10, packed)
+    if type(value) is dict:
+        return {key: _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def _pack(document: list[Any]) -> bytes:
+    try:
+        return ormsgpack.packb(document, _encode_value, _OPTIONS)
+    except NotCapturedError:
+        raise
+    except (TypeError, ValueError) as error:
+        cause = error.__cause__
+        if isinstance(cause, NotCapturedError):
+            raise cause from None
+        try:
+            return ormsgpack.packb(_without_surrogates(document), _encode_value, _OPTIONS)
+        except (TypeError, ValueError) as again:
+            raise NotCapturedError(f"the transaction holds a value that cannot be logged: {again}") from again
+
+
+# --------------------------------------------------------------------------------------------- change sets
+
+
+def _listed(spec: Any) -> Any:
+    return [_listed(part) for part in spec] if type(spec) is tuple else spec
+
+
+def _frozen(spec: Any) -> Any:
+    return tuple([_frozen(part) for part in spec]) if type(spec) is list else spec
+
+
+def _row_document(change: RowChanges, rows: list[Any]) -> list[Any]:
+    return [
+        change.kind,
+        change.table.schema,
+        change.table.name,
+        change.columns,
+        [_listed(spec) for spec in change.types],
+        change.keys,
+        [_listed(spec) for spec in change.key_types],
+        change.must_match,
+        change.commit_times,
+        # A row arrives from the journal as a tuple; tuples are an extension type, lists are native.
+        [list(row) for row in rows],
+    ]
+
+
+def _statement_document(change: StatementChange) -> list[Any]:
+    return [
+        "statement",
+        change.sql,
+        change.parameters,
+        {name: _listed(spec) for name, spec in change.types.items()},
+        [list(table) for table in change.tables],
+        [list(table) for table in change.read_tables],
+        change.dialect,
+        change.expected_rows,
+    ]
+
+
+def encode_change_set(change_set: ChangeSet) -> list[bytes]:
+    """The chunks of one entry. Raises `NotCapturedError` for a value that cannot be kept exactly."""
+    chunks: list[bytes] = []
+    current: list[Any] = []
+    document: list[Any] = [
+        FORMAT,
+        change_set.commit_time_ns,
+        change_set.origin,
+        change_set.metadata,
+        current,
+    ]
+    room = CHUNK_ROWS
+    for change in change_set.changes:
+        if isinstance(change, StatementChange):
+            current.append(_statement_document(change))
+            room -= 1
+        else:
+            start = 0
+            while True:
+                rows = change.rows[start : start + room]
+                current.append(_row_document(change, rows))
+                start += len(rows)
+                room -= len(rows)
+                if start >= len(change.rows):
+                    break
+                chunks.append(_pack(document))
+                current = []
+                document = [current]
+                room = CHUNK_ROWS
+        if room <= 0:
+            chunks.append(_pack(document))
+            current = []
+            document = [current]
+            room = CHUNK_ROWS
+    if current or not chunks:
+        chunks.append(_pack(document))
+    return chunks
+
+
+def decode_change_set(entry_id: EntryId | None, chunks: Iterable[bytes]) -> ChangeSet:
+    """The change set of an entry's chunks. Raises `CorruptEntryError` naming the entry for anything malformed."""
+    try:
+        return _decode(entry_id, chunks)
+    except CorruptEntryError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error, ArithmeticError) as error:
+        raise CorruptEntryError(
+            f"entry {entry_id} does not hold a change set that this version of walsync can read "
+            f"({type(error).__name__}: {error}); see `walsync verify`"
+        ) from error
+
+
+def _decode(entry_id: EntryId | None, chunks: Iterable[bytes]) -> ChangeSet:
+    change_set: ChangeSet | None = None
+    for chunk in chunks:
+        document = ormsgpack.unpackb(chunk, ext_hook=_decode_extension)
+        if change_set is None:
+            version, commit_time_ns, origin, metadata, changes = document
+            if version != FORMAT:
+                raise CorruptEntryError(
+                    f"entry {entry_id} has content format {version!r}; this version of walsync reads {FORMAT}: "
+                    "upgrade walsync"
+                )
+            if type(commit_time_ns) is not int or type(origin) is not str or type(metadata) is not dict:
+                raise ValueError("malformed header")
+            change_set = ChangeSet(commit_time_ns, origin, metadata, [], entry_id)
+        else:
+            (changes,) = document
+        for change in changes:
+            change_set.changes.append(_decode_change(change))
+    if change_set is None:
+        raise ValueError("no chunks")
+    return change_set
+
+
+def _strings(value: Any) -> list[str]:
+    if type(value) is not list or not all(type(item) is str for item in value):
+        raise ValueError("a list of names is malformed")
+    return value
+
+
+def _specs(value: Any, count: int) -> list[Any]:
+    if type(value) is not list or len(value) != count:
+        raise ValueError("types do not fit the columns")
+    return [_frozen(spec) for spec in value]
+
+
+def _table(schema: Any, name: Any) -> TableName:
+    if type(name) is not str or not (schema is None or type(schema) is str):
+        raise ValueError("a table's name is malformed")
+    return TableName(schema, name)
+
+
+def _decode_change(document: Any) -> Change:
+    if document[0] == "statement":
+        _, sql, parameters, types, tables, read_tables, dialect, expected_rows = document
+        if type(sql) is not str or type(dialect) is not str or type(parameters) is not dict or type(types) is not dict:
+            raise ValueError("a statement is malformed")
+        if not (expected_rows is None or type(expected_rows) is int):
+            raise ValueError("a statement's expected row count is malformed")
+        return StatementChange(
+            sql,
+            parameters,
+            {name: _frozen(spec) for name, spec in types.items()},
+            [_table(*table) for table in tables],
+            [_table(*table) for table in read_tables],
+            dialect,
+            expected_rows,
+        )
+    kind, schema, name, columns, types, keys, key_types, must_match, commit_times, rows = document
+    if kind not in CHANGE_KINDS or type(must_match) is not bool or type(rows) is not list:
+        raise ValueError("a row change is malformed")
+    change = RowChanges(
+        kind,
+        _table(schema, name),
+        _strings(columns),
+        _specs(types, len(columns)),
+        _strings(keys),
+        _specs(key_types, len(keys)),
+        rows,
+        must_match,
+        _strings(commit_times),
+    )
+    width = change.row_width
+    for row in rows:
+        if type(row) is not list or len(row) != width:
+            raise ValueError("a row does not have the width of its columns")
+    return change

@@ -1,0 +1,132 @@
+"""The model of a committed transaction.
+
+Invariants: names are plain `str` (never SQLAlchemy's `quoted_name`, which strict encoders refuse); every row of a
+`RowChanges` has the length that its kind asks for; values are plain (see `walsync.changes.codec`); the order of
+`ChangeSet.changes` is the order in which the session flushed them, and applying them in that order is always right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from walsync.changes.types import TypeSpec
+from walsync.wal import EntryId
+
+__all__ = ["Change", "ChangeKind", "ChangeSet", "RowChanges", "StatementChange", "TableName"]
+
+ChangeKind: TypeAlias = Literal["insert", "update", "delete"]
+
+CHANGE_KINDS: Final = ("insert", "update", "delete")
+
+
+class TableName(NamedTuple):
+    """A table as the target knows it. `schema` is None for the connection's default schema."""
+
+    schema: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return self.name if self.schema is None else f"{self.schema}.{self.name}"
+
+
+@dataclass(slots=True)
+class RowChanges:
+    """Rows of one table changed in one way: same kind, same columns.
+
+    A row of an insert holds the values of `columns`; of an update the values of `columns`, then those of `keys`; of a
+    delete the values of `keys`. `keys` are the columns that find the row: its primary key, and its version where the
+    mapping has one. `types` and `key_types` run parallel to them.
+
+    `commit_times` names columns that are not in the rows and that get the time of the commit.
+    `must_match` says that each row must find exactly one row of the target, or the entry is rejected.
+    """
+
+    kind: ChangeKind
+    table: TableName
+    columns: list[str]
+    types: list[TypeSpec]
+    keys: list[str]
+    key_types: list[TypeSpec]
+    rows: list[Any]
+    must_match: bool = False
+    commit_times: list[str] = field(default_factory=list)
+
+    def shape_key(self) -> tuple[Any, ...]:
+        """Everything but the rows and `must_match`, as a hashable value."""
+        return (
+            self.kind,
+            self.table,
+            tuple(self.columns),
+            tuple(self.types),
+            tuple(self.keys),
+            tuple(self.key_types),
+            tuple(self.commit_times),
+        )
+
+    @property
+    def row_width(self) -> int:
+        """How many values each row has."""
+        return len(self.columns) + len(self.keys)
+
+    def row_dicts(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each row as (new values, key values), both by column name."""
+        split = len(self.columns)
+        for row in self.rows:
+            yield (
+                dict(zip(self.columns, row[:split], strict=True)),
+                dict(zip(self.keys, row[split:], strict=True)),
+            )
+
+
+@dataclass(slots=True)
+class StatementChange:
+    """DML that is not a set of plain rows, as SQL of the target's dialect.
+
+    `sql` has its parameters as ``%(name)s`` and every literal percent sign doubled, whatever the driver's own style
+    is. `tables` are those written, `read_tables` those that are only read. `expected_rows`, where it is not None, is
+    the number of rows that the statement must match, or the entry is rejected.
+    """
+
+    sql: str
+    parameters: dict[str, Any]
+    types: dict[str, TypeSpec]
+    tables: list[TableName]
+    read_tables: list[TableName]
+    dialect: str
+    expected_rows: int | None = None
+
+
+Change: TypeAlias = RowChanges | StatementChange
+
+
+@dataclass(slots=True)
+class ChangeSet:
+    """One committed transaction.
+
+    `commit_time_ns` is the time of the commit in nanoseconds since the epoch, `origin` tells the process that made it,
+    `metadata` is what the user put into ``session.info["walsync.metadata"]``. `entry_id` is None until it is logged.
+    """
+
+    commit_time_ns: int
+    origin: str
+    metadata: dict[str, Any]
+    changes: list[Change]
+    entry_id: EntryId | None = None
+
+    @property
+    def tables(self) -> set[TableName]:
+        """The tables that this transaction writes."""
+        found: set[TableName] = set()
+        for change in self.changes:
+            if isinstance(change, RowChanges):
+                found.add(change.table)
+            else:
+                found.update(change.tables)
+        return found
+
+    @property
+    def change_count(self) -> int:
+        """Rows plus statements: the unit in which batches are measured."""
+        return sum(len(change.rows) if isinstance(change, RowChanges) else 1 for change in self.changes)
