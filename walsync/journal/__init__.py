@@ -1,0 +1,34 @@
+"""Capture: the log as a SQLAlchemy Engine.
+
+The unit of work is not re-implemented and no SQL text is parsed. A session's flushes go to an Engine of the dialect
+``walsync``, whose "DBAPI connection" buffers one transaction's changes; SQLAlchemy does what it always does, and what
+arrives here are compiled constructs with their parameters. The commit of such a connection hands the buffered changes
+to a function: the session layer's, which appends them to the log.
+
+- `buffer`: the changes of one transaction, with savepoints.
+- `dbapi`: the connection and cursor that SQLAlchemy believes in.
+- `plan`: from a compiled construct to what is recorded: rows, or a statement for the target's dialect.
+- `commit_time`: which SQL expressions mean "now".
+- `tables`: which tables a statement reads and writes.
+- `dialect`: the dialect, and `journal_engine()`.
+- `keys`, `key_sources`, `key_file`: primary keys before the target sees the row.
+- `engines`: an Engine with a connection pool of its own.
+"""
+
+from walsync.journal.buffer import TransactionBuffer
+from walsync.journal.dialect import JournalDialect, journal_engine
+from walsync.journal.engines import private_engine
+from walsync.journal.keys import KeyAllocator, KeyConfig
+from walsync.journal.tables import StatementTables, table_name, tables_of
+
+__all__ = [
+    "JournalDialect",
+    "KeyAllocator",
+    "KeyConfig",
+    "StatementTables",
+    "TransactionBuffer",
+    "journal_engine",
+    "private_engine",
+    "table_name",
+    "tables_of",
+]

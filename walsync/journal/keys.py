@@ -1,0 +1,224 @@
+"""Primary keys before the target sees the row.
+
+An autoincrement key comes from a block that was reserved in the target. For each key column there are at most two
+blocks: the *current* one, in memory, and a *reserve*, kept in a file of the log directory for the time when the target
+is away, also across a restart. When the current block is used up, the reserve is first taken out of the file, durably,
+and only then used: no key can be given out twice, and a crash costs at most the rest of one block, a gap in the
+numbers. A new reserve is fetched in the background.
+
+Invariants: a key is given out once; a key that the application chose itself is never given out after it; nothing is
+fetched while a lock that another column needs is held.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Column, Connection
+
+from walsync.exceptions import ConfigurationError, KeysExhaustedError
+from walsync.journal.key_file import KeyFile, KeyRange
+from walsync.journal.key_sources import column_id
+
+__all__ = ["KeyAllocator", "KeyConfig", "KeySource"]
+
+logger = logging.getLogger("walsync.keys")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyConfig:
+    """How autoincrement keys are reserved. Immutable; validated when made.
+
+    `block_keys`: keys in one block, 1 to 10,000,000. Up to two blocks per table are reserved ahead: with the target
+    away, at least one block and at most two can still be used. A restart leaves a gap of up to one block.
+    `close_timeout_s`: how long closing waits for a fetch that is under way.
+    """
+
+    block_keys: int = 10_000
+    close_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.block_keys <= 10_000_000:
+            raise ConfigurationError(f"block_keys must be from 1 to 10,000,000, not {self.block_keys}")
+        if not 0 <= self.close_timeout_s <= 3600:
+            raise ConfigurationError(f"close_timeout_s must be from 0 to 3600 seconds, not {self.close_timeout_s}")
+
+
+class KeySource(Protocol):
+    """Where blocks come from. Implementations do I/O on the target and raise what its driver raises."""
+
+    def fetch(self, column: Column[Any], count: int, above: int) -> list[KeyRange]:
+        """Reserve `count` keys, all of them greater than `above` where the source can see to that."""
+        ...
+
+    def reserve_on(self, connection: Connection, column: Column[Any], count: int, above: int) -> list[KeyRange]:
+        """The same inside of a transaction that the caller has begun and will end."""
+        ...
+
+
+class _KeyColumn:
+    """The blocks of one column. `lock` guards all fields."""
+
+    __slots__ = ("column", "current", "fetching", "lock", "noted", "reserve")
+
+    def __init__(self, column: Column[Any], reserve: list[KeyRange]) -> None:
+        self.column = column
+        self.lock = threading.Lock()
+        self.current: deque[KeyRange] = deque()
+        self.reserve = reserve
+        self.noted = 0
+        self.fetching = False
+
+    def take(self) -> int | None:
+        """The next key of the current block, or None; the lock is held."""
+        while self.current:
+            first, last = self.current[0]
+            key = max(first, self.noted + 1)
+            if key >= last:
+                self.current.popleft()
+            else:
+                self.current[0] = (key + 1, last)
+            if key <= last:
+                return key
+        return None
+
+
+class KeyAllocator:
+    """Gives out keys. Thread-safe. `next_key` blocks for the target only when both blocks of a column are used up."""
+
+    def __init__(self, source: KeySource, file: KeyFile | None, config: KeyConfig) -> None:
+        self._source = source
+        self._file = file
+        self._config = config
+        self._lock = threading.Lock()  # guards _columns and the key file; taken inside a column's lock, never around
+        self._columns: dict[str, _KeyColumn] = {}
+        self._reserves = {} if file is None else file.read()
+        self._threads: set[threading.Thread] = set()
+        self._closed = False
+        self._by_column: dict[Column[Any], _KeyColumn] = {}
+
+    def next_key(self, column: Column[Any]) -> int:
+        """The next key of this column. Raises `KeysExhaustedError` if none is left and the target gives no more."""
+        state = self._by_column.get(column) or self._state(column)
+        with state.lock:
+            key = state.take()
+            if key is None:
+                self._next_block(state)
+                key = state.take()
+                while key is None:
+                    # The whole block lies below keys that the application chose.
+                    self._fetch_current(state)
+                    key = state.take()
+            return key
+
+    def next_key_on(self, connection: Connection, column: Column[Any]) -> int:
+        """The next key for a transaction that may hold locks of the target: without a fetch on another connection.
+
+        Where no reserved key is left, one is reserved inside of the transaction that `connection` is in: if that is
+        rolled back, so is the reservation, and the row that was to have the key.
+        """
+        state = self._by_column.get(column) or self._state(column)
+        with state.lock:
+            key = state.take()
+            if key is None and state.reserve:
+                self._next_block(state)
+                key = state.take()
+            if key is not None:
+                return key
+        ((first, _),) = self._source.reserve_on(connection, column, 1, state.noted)
+        return first
+
+    def note_keys(self, column: Column[Any], keys: Sequence[Any]) -> None:
+        """Keys that the application chose itself: none of them is given out later."""
+        state = self._by_column.get(column) or self._state(column)
+        highest = max((key for key in keys if type(key) is int), default=0)
+        if highest > state.noted:
+            with state.lock:
+                state.noted = max(state.noted, highest)
+
+    def close(self) -> None:
+        """Stop fetching. Waits for a fetch under way, up to `KeyConfig.close_timeout_s`."""
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(self._config.close_timeout_s)
+
+    # ---------------------------------------------------------------------------------------------- inside
+
+    def _state(self, column: Column[Any]) -> _KeyColumn:
+        name = column_id(column)
+        with self._lock:
+            state = self._columns.get(name)
+            if state is None:
+                state = self._columns[name] = _KeyColumn(column, self._reserves.get(name, []))
+            self._by_column[column] = state
+            return state
+
+    def _next_block(self, state: _KeyColumn) -> None:
+        """Make the reserve the current block, or fetch one. I/O under the column's lock: there is no key without it."""
+        if state.reserve:
+            reserve = state.reserve
+            self._store_reserve(state, [])
+            state.current.extend(reserve)
+        else:
+            self._fetch_current(state)
+        self._start_refill(state)
+
+    def _fetch_current(self, state: _KeyColumn) -> None:
+        name = column_id(state.column)
+        try:
+            ranges = self._source.fetch(state.column, self._config.block_keys, state.noted)
+        except Exception as error:
+            # Whatever the driver raises, the caller's question was for a key.
+            raise KeysExhaustedError(
+                f"no reserved key is left for {name}, and the target could not be asked for more "
+                f"({type(error).__name__}: {error}). Nothing of this transaction is lost but its key: roll back and "
+                "repeat it when the target is back, raise KeyConfig.block_keys, or use keys that the application makes"
+            ) from error
+        state.current.extend(ranges)
+
+    def _store_reserve(self, state: _KeyColumn, ranges: list[KeyRange]) -> None:
+        state.reserve = ranges
+        if self._file is not None:
+            with self._lock:
+                # I/O under the lock: the file has one writer at a time.
+                self._reserves[column_id(state.column)] = ranges
+                self._file.write(self._reserves)
+
+    def _start_refill(self, state: _KeyColumn) -> None:
+        """Fetch a reserve in the background; the column's lock is held."""
+        if state.fetching:
+            return
+        thread = threading.Thread(target=self._refill, args=(state,), name="walsync-keys", daemon=True)
+        with self._lock:
+            if self._closed:
+                return
+            self._threads.add(thread)
+        state.fetching = True
+        thread.start()
+
+    def _refill(self, state: _KeyColumn) -> None:
+        try:
+            try:
+                # Outside of the column's lock: keys of the current block go on being given out.
+                ranges = self._source.fetch(state.column, self._config.block_keys, state.noted)
+            except Exception as error:  # noqa: BLE001 - whatever the driver raises
+                # Not lost: whoever uses up the current block asks again, and gets the error if it is still there.
+                logger.warning("no reserve of keys for %s: %s", column_id(state.column), error)
+                return
+            with state.lock:
+                self._store_reserve(state, [*state.reserve, *ranges])
+        except Exception:
+            # The reserve could not be stored; it stays unused, and is fetched anew.
+            logger.exception("could not store the reserve of keys for %s", column_id(state.column))
+        finally:
+            with state.lock:
+                state.fetching = False
+            with self._lock:
+                self._threads.discard(threading.current_thread())

@@ -1,0 +1,113 @@
+"""DML that is not plain rows, as SQL of the target's dialect.
+
+The construct that was executed is compiled once more, by a copy of the target's dialect whose parameter style is
+``%(name)s`` (in which SQLAlchemy doubles every literal percent sign, so that the text can be taken apart again without
+parsing SQL), and without RETURNING. No connection is needed. "Now" becomes the moment of the recording.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.compiler import SQLCompiler
+
+from walsync.changes import StatementChange, TypeSpec, describe_type
+from walsync.exceptions import NotCapturedError
+from walsync.journal.commit_time import is_current_time, moment_sql
+from walsync.journal.plan import StatementPlan
+from walsync.journal.tables import walk
+
+__all__ = ["recording_dialect", "statement_changes"]
+
+
+def recording_dialect(target_dialect: Dialect) -> Dialect:
+    """A copy of the target's dialect that compiles to named parameters and never asks for rows back."""
+    dialect: Any = copy.copy(target_dialect)
+    dialect.paramstyle = "pyformat"
+    dialect.positional = False
+    dialect.insert_returning = False
+    dialect.update_returning = False
+    dialect.delete_returning = False
+    dialect.use_insertmanyvalues = False
+    dialect.preexecute_autoincrement_sequences = False
+    dialect.postfetch_lastrowid = True
+    # The preparer decides about percent signs when it is made.
+    dialect.identifier_preparer = dialect.preparer(dialect)
+    dialect.statement_compiler = _recording_compiler(dialect.statement_compiler)
+    recorded: Dialect = dialect
+    return recorded
+
+
+def _recording_compiler(base: Any) -> Any:
+    """The dialect's compiler, with the current time written out: applied later, it must not become a later time."""
+
+    class RecordingCompiler(base):  # type: ignore[misc]
+        moment_us: int | None = None
+
+        def visit_function(self, func: Any, add_to_result_map: Any = None, **kw: Any) -> Any:
+            if is_current_time(func):
+                if self.moment_us is None:
+                    self.moment_us = time.time_ns() // 1000
+                sql = moment_sql(self.dialect.name, self.moment_us)
+                if sql is not None:
+                    return sql
+            return super().visit_function(func, add_to_result_map=add_to_result_map, **kw)
+
+    return RecordingCompiler
+
+
+def statement_changes(
+    context: Any, plan: StatementPlan, recording: Dialect, expected_rows: int | None
+) -> list[StatementChange]:
+    """One change for each parameter set of an execution."""
+    source: SQLCompiler = context.compiled
+    statement = context.invoked_statement
+    if not hasattr(statement, "compile"):
+        statement = source.statement
+    compiled = statement.compile(dialect=recording, column_keys=source.column_keys)
+    assert isinstance(compiled, SQLCompiler)
+    reads = walk([statement, getattr(compiled.compile_state, "statement", statement)]).reads
+    read_tables = [] if reads is None else sorted(reads.difference(plan.tables), key=str)
+    return [
+        _change(compiled, parameters, plan, recording, read_tables, expected_rows)
+        for parameters in context.compiled_parameters
+    ]
+
+
+def _change(
+    compiled: SQLCompiler,
+    given: Mapping[str, Any],
+    plan: StatementPlan,
+    recording: Dialect,
+    read_tables: list[Any],
+    expected_rows: int | None,
+) -> StatementChange:
+    # Parameters with a name of their own come from this execution; anonymous ones carry their value, because the
+    # construct that was executed is the one that was compiled (SQLAlchemy's cache swaps values only between equals).
+    named = {name for bind, name in compiled.bind_names.items() if not bind.unique}
+    values = compiled.construct_params({name: given[name] for name in named if name in given})
+    sql = compiled.string
+    binds = {name: bind.type for bind, name in compiled.bind_names.items()}
+    if compiled.literal_execute_params or compiled.post_compile_params:
+        state = compiled.construct_expanded_state(values)
+        sql = state.statement
+        for name, parts in state.parameter_expansion.items():
+            binds.update(dict.fromkeys(parts, binds[name]))
+        values = dict(state.parameters)
+    parameters: dict[str, Any] = {}
+    specs: dict[str, TypeSpec] = {}
+    for name, value in values.items():
+        if getattr(binds[name], "_is_tuple_type", False):
+            raise NotCapturedError(
+                "a comparison of tuples cannot be recorded; write it as comparisons of single columns, or run this "
+                "transaction directly on the target (session.info['walsync.mode'] = 'direct')"
+            )
+        spec, record = describe_type(binds[name], recording)
+        rendered = compiled.escaped_bind_names.get(name, name)
+        parameters[str.__str__(rendered)] = record(value)
+        specs[str.__str__(rendered)] = spec
+    return StatementChange(str.__str__(sql), parameters, specs, plan.tables, read_tables, recording.name, expected_rows)

@@ -1,0 +1,92 @@
+"""Which tables a statement reads and writes, found by walking the construct.
+
+`Select.get_final_froms()` does not show tables inside of subqueries, CTEs and EXISTS, and a statement of the ORM gets
+its eager-loaded tables only when it is compiled; so what is walked is the compiled construct's own statement. Where the
+tables cannot be told (text, however small), the answer is "unknown", which every caller treats as "all".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Table, TextClause
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.elements import ClauseElement, ColumnClause
+from sqlalchemy.sql.selectable import GenerativeSelect, SelectBase, TableClause
+
+from walsync.changes import TableName
+
+__all__ = ["StatementTables", "table_name", "tables_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class StatementTables:
+    """`reads`: the tables of the statement, or None where they cannot be told. `read_only`: a plain SELECT, no lock."""
+
+    reads: frozenset[TableName] | None
+    read_only: bool
+
+
+UNKNOWN: Final = StatementTables(None, False)
+
+
+def table_name(table: TableClause) -> TableName:
+    """A table's name with plain strings: SQLAlchemy's `quoted_name` is a str subclass that encoders refuse."""
+    schema = getattr(table, "schema", None)
+    return TableName(None if schema is None else str.__str__(schema), str.__str__(table.name))
+
+
+def tables_of(compiled: Any) -> StatementTables:
+    """The tables of a compiled construct, as `ExecutionContext.compiled` has it (None for a driver-level string)."""
+    if not isinstance(compiled, SQLCompiler) or compiled.statement is None:
+        return UNKNOWN
+    state = compiled.compile_state
+    roots: list[Any] = [compiled.statement]
+    inner = getattr(state, "statement", None)
+    if inner is not None and inner is not compiled.statement:
+        roots.append(inner)
+    return walk(roots)
+
+
+def walk(roots: list[Any]) -> StatementTables:
+    """The tables of one or more constructs that stand for the same statement."""
+    found: set[TableName] = set()
+    known = True
+    read_only = True
+    for root in roots:
+        if not isinstance(root, SelectBase):
+            # DML, text at the top, a stored procedure, a bare function: whatever it does, it is not a plain read.
+            read_only = read_only and _is_orm_select(root)
+        for element in visitors.iterate(root):
+            if isinstance(element, TableClause):
+                found.add(table_name(element))
+            elif isinstance(element, (TextClause, ColumnClause)) and _hides_tables(element):
+                known = False
+            elif isinstance(element, UpdateBase):
+                read_only = False
+            if isinstance(element, GenerativeSelect) and element._for_update_arg is not None:
+                read_only = False
+    return StatementTables(frozenset(found) if known else None, read_only)
+
+
+def _is_orm_select(root: Any) -> bool:
+    """A `FromStatement` around a SELECT; around text it is a TextualSelect, which may be anything."""
+    element = getattr(root, "element", None)
+    return isinstance(element, SelectBase) and not isinstance(getattr(element, "element", None), TextClause)
+
+
+def _hides_tables(element: ClauseElement) -> bool:
+    if isinstance(element, TextClause):
+        return True
+    if isinstance(element, ColumnClause) and element.is_literal:
+        text = str(element.name)
+        return not (text == "*" or text.replace(".", "", 1).isdigit())
+    return False
+
+
+def is_table(element: Any) -> bool:
+    """Whether rows of it can be told apart by a primary key that SQLAlchemy knows."""
+    return isinstance(element, Table)
