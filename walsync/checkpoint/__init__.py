@@ -1,0 +1,34 @@
+"""From the log to the target: entries are applied in batches, exactly once, in commit order.
+
+- `checkpointer`: `SQLAlchemyCheckpointer`, what the other layers and users see.
+- `applier`: the thread; what a failure leads to. `progress`: what it shares with everybody else.
+- `transaction`: one transaction of the target. `watermark`: the row that makes it exactly-once.
+- `apply`, `statements`: from recorded changes to what a driver executes; also used by sessions that go on directly.
+- `failures`: whose fault an error of the target is, as tables.
+- `engine`: the checkpointer's own pool. `batch`, `backlog`: the bounds. `config`, `status`, `events`: the words.
+
+This layer never writes to the log; it reads entries and tells the log what may be released.
+"""
+
+from walsync.checkpoint.apply import apply_changes
+from walsync.checkpoint.checkpointer import SQLAlchemyCheckpointer
+from walsync.checkpoint.config import CheckpointConfig
+from walsync.checkpoint.events import SKIP, EventSource, Verdict, WalsyncEvents
+from walsync.checkpoint.failures import Failure, FailureKind, classify, register_failure
+from walsync.checkpoint.status import CheckpointState, CheckpointStatus
+
+__all__ = [
+    "SKIP",
+    "CheckpointConfig",
+    "CheckpointState",
+    "CheckpointStatus",
+    "EventSource",
+    "Failure",
+    "FailureKind",
+    "SQLAlchemyCheckpointer",
+    "Verdict",
+    "WalsyncEvents",
+    "apply_changes",
+    "classify",
+    "register_failure",
+]

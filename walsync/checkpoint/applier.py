@@ -1,0 +1,337 @@
+"""The checkpointer's thread: reads durable entries, applies them batch by batch, and decides what a failure means.
+
+One round: *synchronise* (ask the watermark; at the start, and after every failure, because a COMMIT whose answer was
+lost may be in), *gather* a batch, *commit* it in one transaction of the target, release it in the log, tell everybody.
+
+A failed batch is rolled back. What then happens depends on whose fault it is (`walsync.checkpoint.failures`):
+
+- transient: a wait that doubles each time, with jitter, and another round; for ever.
+- anything else, in a batch of several entries: the batch is applied again entry by entry, so that what stands before
+  the culprit arrives, and the culprit is known.
+- rejected: the thread halts: it applies nothing until `resume()`. Commits go on until the backlog is full.
+- blocked or unknown: a slow retry; the state says what is missing.
+
+What is not the target's failure (a fault in walsync, an exception of a listener, a log that cannot be read for lack of
+its disk) ends the thread: state *failed*, and the error reaches the next caller.
+
+Invariants: entries are applied in commit order, whole, each exactly once; nothing is applied after an entry that is
+not; the thread never sleeps in a way that `stop()` cannot end, except inside of a call to the database's driver.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import Final
+
+from walsync.changes import ChangeSet
+from walsync.checkpoint.backlog import Backlog
+from walsync.checkpoint.batch import Batch, ids
+from walsync.checkpoint.config import CheckpointConfig
+from walsync.checkpoint.failures import Failure, FailureKind, classify, describe_error
+from walsync.checkpoint.progress import Progress
+from walsync.checkpoint.transaction import FencedError, ListenerError, Target
+from walsync.exceptions import (
+    DamagedLogError,
+    EntryNotFoundError,
+    EntryRejectedError,
+    LogClosedError,
+    LogPoisonedError,
+    WatermarkGapError,
+)
+from walsync.wal import EntryId, WriteAheadLog
+
+__all__ = ["Applier"]
+
+_logger: Final = logging.getLogger("walsync.checkpoint")
+
+_IDLE_S: Final = 60.0
+"""The longest sleep in the log while there is nothing to do; orders and new entries end it at once."""
+
+_SWEEPS: Final = 4
+_SWEEP_MAX_S: Final = 0.05
+"""How often a waiting batch looks for company: this often within `batch_delay_s`, and at least at this interval. Seldom
+enough to leave committers the processor, often enough to notice that it is full."""
+
+
+class Applier:
+    """The body of the thread. `run` is called once, in a thread of its own; the rest is that thread's alone."""
+
+    def __init__(
+        self,
+        target: Target,
+        log: WriteAheadLog,
+        config: CheckpointConfig,
+        progress: Progress,
+        backlog: Backlog,
+        *,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self._target = target
+        self._log = log
+        self._config = config
+        self._progress = progress
+        self._backlog = backlog
+        self._random = jitter or random.Random()
+        self._after = EntryId(0)
+        self._synchronised = False
+        self._recovered_from: EntryId | None = None
+        self._replay_done = False
+        self._logged_at = 0.0
+        self._logged_state = ""
+
+    def run(self) -> None:
+        """Applies until it is told to stop. Never raises: a fault is kept in `Progress`."""
+        error: BaseException | None = None
+        try:
+            self._rounds()
+        except LogClosedError as closed:
+            # Whoever closes a log first stops what reads it; otherwise this is a fault like any other.
+            error = None if self._progress.stopping else closed
+        except BaseException as fault:  # noqa: BLE001  Even SystemExit: no way out of this thread may be silent.
+            error = fault
+        if error is None:
+            self._progress.end(None)
+            return
+        if isinstance(error, ListenerError) and error.__cause__ is not None:
+            _logger.error("the checkpointer has failed: %s", error, exc_info=error.__cause__)
+        else:
+            _logger.error("the checkpointer has failed: %s", describe_error(error), exc_info=error)
+        self._progress.end(error)
+        try:
+            self._target.announce("halted", error)
+        except Exception:  # The thread is at its end: there is nobody left to hand a listener's fault to.
+            _logger.exception("a listener of 'halted' failed")
+
+    def _rounds(self) -> None:
+        while self._progress.hold():
+            self._round()
+
+    def _round(self) -> None:
+        try:
+            if not self._synchronised:
+                self._synchronise()
+                self._synchronised = True
+            change_sets = self._gather()
+            if change_sets:
+                self._apply(change_sets)
+        except (LogClosedError, ListenerError):
+            raise
+        except (FencedError, EntryNotFoundError):
+            # EntryNotFoundError: the entries being read were applied and released by the other one.
+            _logger.warning("another applier moved the watermark of this log; asking the target where it stands")
+            self._synchronised = False
+        except (WatermarkGapError, DamagedLogError) as error:
+            self._halt(error, None, None)
+        except _Rejected as rejected:
+            self._halt(rejected.error, FailureKind.REJECTED, rejected.entry_id)
+        except _Stuck as stuck:
+            self._wait_blocked(stuck.error, stuck.failure, stuck.entry_id)
+        except Exception as error:
+            # Whatever the target's driver may raise: the tables say what it is, and what they do not claim is raised
+            # again.
+            failure = classify(error, self._target.dialect_name)
+            if failure is None:
+                raise
+            if failure.kind is FailureKind.TRANSIENT:
+                self._wait_transient(error, failure)
+            elif failure.kind is FailureKind.REJECTED:
+                # No entry was being applied: the watermark's own statements were refused.
+                self._wait_blocked(error, Failure(FailureKind.UNKNOWN, failure.reason), None)
+            else:
+                self._wait_blocked(error, failure, None)
+
+    # ------------------------------------------------------------------------------------------ one round
+
+    def _synchronise(self) -> None:
+        found = self._target.synchronise(self._log)
+        if self._recovered_from is None:
+            self._recovered_from = found
+        if found > self._progress.applied_id or found != self._after:
+            self._after = found
+            self._release(found)
+            self._progress.advance(found, 0, 0)
+        self._check_recovered()
+
+    def _gather(self) -> list[ChangeSet]:
+        """The next batch; empty when there is nothing to apply, or orders to look at."""
+        log, progress, after = self._log, self._progress, self._after
+        if log.durable_id <= after:
+            # All is in, whatever was wrong before. While something waits, only a commit proves that the target is well:
+            # a watermark that can be read says nothing about a full disk.
+            self._well()
+            try:
+                if not log.wait_durable(after, _IDLE_S):
+                    return []
+            except LogPoisonedError:
+                # Nothing more can become durable, and all that is has been applied. Committers get the log's own error.
+                progress.wait_interrupted()
+                return []
+        batch = Batch(self._config)
+        delay_s = self._config.batch_delay_s
+        sweep_s = min(delay_s / _SWEEPS, _SWEEP_MAX_S)
+        deadline = time.monotonic() + delay_s
+        while not progress.interrupted:
+            last = ids(batch.change_sets)[1] if len(batch) else after
+            try:
+                batch.add_from(log.entries(last))
+            except DamagedLogError:
+                # What is whole before the damage is applied first; the next round meets the damage again.
+                if not len(batch):
+                    raise
+                break
+            if batch.full or delay_s == 0 or time.monotonic() >= deadline:
+                break
+            if not progress.linger(min(sweep_s, max(0.0, deadline - time.monotonic())), after):
+                # In a hurry: take what came in the meantime, and go.
+                if not progress.interrupted:
+                    batch.add_from(log.entries(ids(batch.change_sets)[1] if len(batch) else after))
+                break
+        return [] if progress.interrupted else batch.change_sets
+
+    def _apply(self, change_sets: list[ChangeSet]) -> None:
+        try:
+            self._commit(change_sets)
+            return
+        except (FencedError, ListenerError, LogClosedError):
+            raise
+        except Exception as error:
+            # As in _rounds: the tables decide, and what they do not claim goes on.
+            failure = classify(error, self._target.dialect_name)
+            if failure is None or failure.kind is FailureKind.TRANSIENT or ids(change_sets)[1] <= self._after:
+                raise
+            if len(change_sets) > 1:
+                first_id, last_id = ids(change_sets)
+                _logger.warning(
+                    "the target refused the batch of entries %d to %d (%s); applying them one by one",
+                    first_id,
+                    last_id,
+                    describe_error(error),
+                )
+        for change_set in change_sets:
+            if self._progress.interrupted:
+                return
+            self._apply_alone(change_set)
+
+    def _apply_alone(self, change_set: ChangeSet) -> None:
+        entry_id, _ = ids([change_set])
+        try:
+            self._commit([change_set], pinpoint=True)
+        except (FencedError, ListenerError, LogClosedError):
+            raise
+        except Exception as error:
+            # As above.
+            failure = classify(error, self._target.dialect_name)
+            if failure is None or failure.kind is FailureKind.TRANSIENT or entry_id <= self._after:
+                raise
+            if failure.kind is not FailureKind.REJECTED:
+                raise _Stuck(error, failure, entry_id) from error
+            rejection = EntryRejectedError(
+                f"the target refuses entry {entry_id} ({describe_error(error)}). It and everything after it are kept "
+                "in the log. Mend the cause in the target and call resume()",
+                entry_id,
+            )
+            rejection.__cause__ = error
+            # The place for further policies: quarantine, and a listener's verdict.
+            self._target.announce_rejected(change_set, rejection)
+            raise _Rejected(rejection, entry_id) from error
+
+    def _commit(self, change_sets: list[ChangeSet], *, pinpoint: bool = False) -> None:
+        _, last_id = ids(change_sets)
+
+        def on_committed() -> None:
+            # Whatever happens from here on, these entries are in.
+            self._after = last_id
+            self._release(last_id)
+
+        changes = self._target.commit(change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed)
+        self._well()
+        self._progress.advance(last_id, len(change_sets), changes)
+        self._backlog.settle()
+        self._check_recovered()
+
+    def _release(self, through: EntryId) -> None:
+        try:
+            self._log.checkpoint(through)
+        except LogPoisonedError as error:
+            # The next commit gets this error from the log itself. What is applied stays applied: it is kept in the log,
+            # and after the next opening the watermark says that it is in.
+            _logger.error("entries up to %d are applied and cannot be released: %s", through, error)
+
+    def _check_recovered(self) -> None:
+        if self._replay_done or self._after < self._target.replay_through:
+            return
+        self._replay_done = True
+        self._progress.recovered()
+        assert self._recovered_from is not None
+        count = self._target.replay_through - self._recovered_from
+        if count > 0:
+            _logger.info("recovered: %d entries that were in the log when it was opened are applied", count)
+            self._target.announce("recovered", count)
+
+    # ------------------------------------------------------------------------------------------- failures
+
+    def _wait_transient(self, error: Exception, failure: Failure) -> None:
+        self._synchronised = False
+        failures = self._progress.troubled("retrying", error, failure.kind, None)
+        config = self._config
+        # 2 ** 40 is far above any bound, and a float can hold it.
+        ceiling = min(config.retry_max_s, config.retry_initial_s * 2.0 ** min(failures - 1, 40))
+        wait_s = self._jittered(ceiling)
+        self._report(
+            "retrying",
+            "the target cannot apply entries now (%s, %s); trying again",
+            describe_error(error),
+            failure.reason,
+        )
+        self._progress.wait_retry(wait_s, self._config.waited_retry_max_s)
+
+    def _wait_blocked(self, error: Exception, failure: Failure, entry_id: EntryId | None) -> None:
+        self._synchronised = False
+        self._progress.troubled("blocked", error, failure.kind, entry_id)
+        what = "entries cannot be applied" if entry_id is None else f"entry {entry_id} cannot be applied"
+        self._report(
+            "blocked",
+            "%s until somebody changes the target (%s, %s); trying again every %g s",
+            what,
+            describe_error(error),
+            failure.reason,
+            self._config.blocked_retry_s,
+        )
+        self._progress.wait_retry(self._jittered(self._config.blocked_retry_s), self._config.blocked_retry_s)
+
+    def _halt(self, error: BaseException, kind: FailureKind | None, entry_id: EntryId | None) -> None:
+        self._synchronised = False
+        self._progress.troubled("halted", error, kind, entry_id)
+        _logger.error("the checkpointer has halted, and waits for resume(): %s", describe_error(error))
+        self._target.announce("halted", error)
+        self._progress.wait_retry(None, 0.0)
+
+    def _well(self) -> None:
+        self._progress.well()
+        self._logged_state = ""
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (1.0 - self._config.retry_jitter * self._random.random())
+
+    def _report(self, state: str, message: str, *arguments: object) -> None:
+        """A line in the log when a state is new, and then at most every `log_every_s`."""
+        now = time.monotonic()
+        if state == self._logged_state and now - self._logged_at < self._config.log_every_s:
+            return
+        self._logged_state, self._logged_at = state, now
+        _logger.warning(message, *arguments)
+
+
+class _Rejected(Exception):
+    def __init__(self, error: EntryRejectedError, entry_id: EntryId) -> None:
+        self.error = error
+        self.entry_id = entry_id
+
+
+class _Stuck(Exception):
+    def __init__(self, error: Exception, failure: Failure, entry_id: EntryId) -> None:
+        self.error = error
+        self.failure = failure
+        self.entry_id = entry_id

@@ -1,0 +1,95 @@
+"""The bound of the backlog: how much may wait for the target before commits do.
+
+`admit` is called before each append and is almost free while there is room: it reads two attributes of the log. At 80 %
+of a bound a warning is logged, once for each time it is reached. At the bound a committer blocks until there is room,
+and after `backlog_timeout_s` its commit is refused with `BacklogFullError`: nothing is written, nothing is lost.
+
+The bound is looked at before an entry is written and not together with it: as many entries as there are committing
+threads may go past it. It holds memory and disk in check, to that precision.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from walsync.checkpoint.config import CheckpointConfig
+from walsync.checkpoint.progress import Progress
+from walsync.exceptions import BacklogFullError
+from walsync.wal import WriteAheadLog
+
+__all__ = ["Backlog"]
+
+_logger: Final = logging.getLogger("walsync.checkpoint")
+
+_WARN_AT: Final = 0.8
+_CALM_AT: Final = 0.7
+"""Below this share of both bounds the warning may be given again."""
+
+
+class Backlog:
+    """Watches one log's backlog. Thread-safe."""
+
+    def __init__(self, log: WriteAheadLog, config: CheckpointConfig, progress: Progress) -> None:
+        self._log = log
+        self._progress = progress
+        self._max_bytes = config.max_backlog_bytes
+        self._max_entries = config.max_backlog_entries
+        self._warn_bytes = config.max_backlog_bytes * _WARN_AT
+        self._warn_entries = config.max_backlog_entries * _WARN_AT
+        self._timeout_s = config.backlog_timeout_s
+        # Two threads may both see False and both warn; that is all that can happen, so no lock.
+        self._warned = False
+
+    def admit(self) -> None:
+        """Returns when there is room for an entry. Blocks up to `backlog_timeout_s`, then raises `BacklogFullError`.
+
+        Raises `CheckpointFailedError` at once when the checkpointer has died and the backlog is full.
+        """
+        log = self._log
+        if log.backlog_bytes < self._warn_bytes and log.backlog_entries < self._warn_entries:
+            return
+        if not self._full():
+            self._warn()
+            return
+        self._warn()
+        if not self._progress.wait_until(self._has_room, self._timeout_s):
+            self._progress.raise_if_failed()
+            state = self._progress.status()
+            why = f"; the checkpointer is {state.state}" + (f" ({state.last_error})" if state.last_error else "")
+            raise BacklogFullError(
+                f"the backlog is at its bound ({self._size()}) since {self._timeout_s:g} s{why}. This "
+                "transaction was not committed. Bring the target back, or raise CheckpointConfig.max_backlog_bytes and "
+                "max_backlog_entries"
+            )
+
+    def settle(self) -> None:
+        """Called when entries were applied: allows the next warning once the backlog has gone down."""
+        if (
+            self._warned
+            and self._log.backlog_bytes < self._max_bytes * _CALM_AT
+            and self._log.backlog_entries < self._max_entries * _CALM_AT
+        ):
+            self._warned = False
+
+    def _full(self) -> bool:
+        return self._log.backlog_bytes >= self._max_bytes or self._log.backlog_entries >= self._max_entries
+
+    def _has_room(self) -> bool:
+        return not self._full()
+
+    def _warn(self) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        _logger.warning(
+            "the backlog has reached %s; at its bound commits block for up to %g s and are then refused",
+            self._size(),
+            self._timeout_s,
+        )
+
+    def _size(self) -> str:
+        return (
+            f"{self._log.backlog_entries} of {self._max_entries} entries, "
+            f"{self._log.backlog_bytes} of {self._max_bytes} bytes"
+        )

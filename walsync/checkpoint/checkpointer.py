@@ -1,0 +1,260 @@
+"""`SQLAlchemyCheckpointer`: applies a log's entries to a database, in a thread of its own.
+
+It composes the parts of this package and adds no logic of its own: `Target` (one transaction), `Applier` (the thread),
+`Progress` (what both sides share), `Backlog` (the bound), `Watermark` (exactly once).
+
+It keeps nothing per entry: a backlog of any length costs it one batch of memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from walsync.checkpoint.applier import Applier
+from walsync.checkpoint.backlog import Backlog
+from walsync.checkpoint.config import CheckpointConfig
+from walsync.checkpoint.engine import make_engine
+from walsync.checkpoint.events import EventSource
+from walsync.checkpoint.failures import classify, describe_error
+from walsync.checkpoint.progress import Progress
+from walsync.checkpoint.status import CheckpointStatus
+from walsync.checkpoint.transaction import Target
+from walsync.checkpoint.watermark import Watermark
+from walsync.exceptions import UsageError
+from walsync.wal import Checkpointer, Entry, EntryId, Recovery, SegmentInfo, WriteAheadLog
+
+__all__ = ["SQLAlchemyCheckpointer"]
+
+_logger: Final = logging.getLogger("walsync.checkpoint")
+
+_STOP_WAKE_S: Final = 0.05
+"""While stopping, the thread is woken again at this interval: it may have been about to fall asleep."""
+
+_DEFAULT_CONFIG: Final = CheckpointConfig()
+
+
+def _default_session(engine: Engine) -> Session:
+    return Session(engine, expire_on_commit=False)
+
+
+class SQLAlchemyCheckpointer(Checkpointer, EventSource):
+    """Applies the entries of a log to `target`, in order, each exactly once.
+
+    With a journal (`walsync.attach`) there is nothing to do. With a bare log::
+
+        checkpointer = SQLAlchemyCheckpointer(engine)
+        with WriteAheadLog.recover("var/wal", checkpointer) as log:
+            checkpointer.start(log)
+            ...
+            checkpointer.stop()
+
+    `target` is the application's engine; the thread uses a pool of its own made from it. `session_factory` makes the
+    Session of each transaction from the engine that it is given. `events` is whose listeners are called: a journal, or
+    this object itself. `origin` is written next to the watermark, for the operator.
+
+    Raises `ConfigurationError` for an engine that a thread cannot use. Thread-safe. Does no I/O before `start`.
+    """
+
+    self_driven = True
+
+    def __init__(
+        self,
+        target: Engine,
+        *,
+        config: CheckpointConfig = _DEFAULT_CONFIG,
+        session_factory: Callable[[Engine], Session] = _default_session,
+        events: EventSource | None = None,
+        origin: str | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self.config: Final = config
+        self.engine: Final = make_engine(target, config)
+        self._owns_engine = self.engine is not target
+        self._session_factory = session_factory
+        self._events = events or self
+        self._origin = origin or f"{socket.gethostname()}:{os.getpid()}"
+        self._jitter = jitter
+        self._progress = Progress(paused=config.paused)
+        self._recovered_id = EntryId(0)
+        self._log: WriteAheadLog | None = None
+        self._target: Target | None = None
+        self._backlog: Backlog | None = None
+        self._thread: threading.Thread | None = None
+
+    # ------------------------------------------------------------------------- what the log calls on opening
+
+    def should_recover_segment(self, segment: SegmentInfo) -> Recovery:
+        """Every segment is recovered. Override it to look at `segment.version_info`."""
+        return Recovery.RECOVER
+
+    def recover(self, entry: Entry) -> None:
+        """An entry waits in the log that is being opened. It will be replayed if the watermark does not know it."""
+        self._recovered_id = entry.id
+
+    def checkpoint_to(self, last_id: EntryId, entries: Iterator[Entry], log: WriteAheadLog) -> None:
+        """Waits until the entries up to `last_id` are applied. The log calls this only when somebody asks it to."""
+        self.wait_applied(last_id, None)
+
+    # ---------------------------------------------------------------------------------------- life and orders
+
+    def start(self, log: WriteAheadLog) -> None:
+        """Starts the thread for a log that is open. Returns at once, whether the target is there or not.
+
+        Raises `UsageError` if this checkpointer has been started before.
+        """
+        target = self._connect(log)
+        target.replay_through = EntryId(self._recovered_id or log.last_id)
+        self._backlog = Backlog(log, self.config, self._progress)
+        self._progress.begin(replay_pending=target.replay_through > log.checkpointed_id)
+        applier = Applier(target, log, self.config, self._progress, self._backlog, jitter=self._jitter)
+        self._thread = threading.Thread(target=self._run, args=(applier,), name="walsync-checkpointer", daemon=True)
+        self._thread.start()
+
+    def _connect(self, log: WriteAheadLog) -> Target:
+        """The target for this log; made once."""
+        if self._log is not None and self._log is not log:
+            raise UsageError("this checkpointer belongs to another log; make one checkpointer for each log")
+        if self._target is None:
+            name = f"log {log.uuid}" + (f" ({log.directory})" if log.directory else "")
+            watermark = Watermark(log.uuid, self._origin, self.config.watermark_schema)
+            self._log = log
+            self._target = Target(self.engine, self._session_factory, self._events, watermark, name)
+        return self._target
+
+    def _run(self, applier: Applier) -> None:
+        try:
+            applier.run()
+        finally:
+            self._dispose()
+
+    def pause(self) -> None:
+        """Stops applying after the batch that is under way. Commits go on. Returns at once."""
+        self._progress.order(pause=True)
+        self._wake()
+
+    def resume(self) -> None:
+        """Ends a pause; and tries at once again what is halted, blocked or waiting for a retry. Returns at once."""
+        self._progress.order(pause=False, retry=True)
+        self._wake()
+
+    def urge(self, through: EntryId | None = None) -> None:
+        """Somebody waits for the entries up to `through` (all that are durable now): no delay for company."""
+        log = self._log
+        if log is not None:
+            self._progress.order(urge_through=log.durable_id if through is None else through)
+
+    def stop(self, drain: bool = False, timeout: float = 30.0) -> bool:
+        """Ends the thread; with `drain`, first applies what is durable now. True if all of that is applied.
+
+        Waits up to `timeout` seconds for both together; a drain ends early when the checkpointer is paused, halted or
+        dead. Afterwards the thread is over, unless it is inside of a call to the database that does not return: then it
+        ends by itself when that does, and applies nothing more. May be called again; never raises for what waits.
+        """
+        log, thread = self._log, self._thread
+        if log is None or thread is None:
+            self._dispose()  # check_watermark may have connected
+            return log is None or log.durable_id <= self._progress.applied_id
+        through = log.durable_id
+        deadline = _deadline(timeout)
+        if drain:
+            self._progress.wait_drained(through, timeout)
+        self._progress.order(stop=True)
+        while thread.is_alive() and thread is not threading.current_thread():
+            self._wake()
+            thread.join(min(_STOP_WAKE_S, max(0.001, deadline())))
+            if deadline() <= 0:
+                _logger.warning("the checkpointer's thread is still inside of a call to the target; it ends after it")
+                break
+        self._dispose()
+        return self._progress.applied_id >= through
+
+    def _dispose(self) -> None:
+        """Closes the connections that lie in the pool; those in use are closed when they are given back."""
+        if self._owns_engine:
+            self.engine.dispose()
+
+    def _wake(self) -> None:
+        if self._log is not None:
+            self._log.wake()
+
+    # ---------------------------------------------------------------------------------------------- questions
+
+    @property
+    def applied_id(self) -> EntryId:
+        """The last entry known to be committed in the target. Without a lock."""
+        return self._progress.applied_id
+
+    @property
+    def status(self) -> CheckpointStatus:
+        """State, progress and the failure that lasts, if one does."""
+        return self._progress.status()
+
+    def wait_applied(self, through: EntryId, timeout: float | None) -> None:
+        """Blocks until the entries up to `through` are committed in the target.
+
+        Returns at once if they are. Raises `ApplyTimeoutError` after `timeout` seconds (None: no bound), and at once
+        when the checkpointer cannot get there by itself: `TargetBlockedError`, `EntryRejectedError`,
+        `WatermarkGapError`, `CheckpointFailedError`, or `UsageError` when it is not running. A paused one is waited
+        for.
+        """
+        self._progress.wait_applied(through, timeout)
+
+    def raise_if_failed(self) -> None:
+        """Raises `CheckpointFailedError` if the thread has died. An attribute read when it has not."""
+        self._progress.raise_if_failed()
+
+    def admit(self) -> None:
+        """Returns when the backlog has room; call it before an append. See `walsync.checkpoint.backlog`."""
+        if self._backlog is not None:
+            self._backlog.admit()
+
+    def check_watermark(self, log: WriteAheadLog | None = None) -> bool:
+        """Asks the target now whether it fits the log. False if the target cannot say (unreachable, blocked).
+
+        Makes the watermark's table and row if they are missing. Raises `WatermarkGapError` if log and target do not
+        fit. Blocks for up to `check_timeout_s` seconds; the question goes on in the background then, and nobody waits
+        for its answer. `log` is needed before `start`.
+        """
+        log = log or self._log
+        if log is None:
+            raise UsageError("check_watermark() needs the log while the checkpointer is not started")
+        target = self._connect(log)
+        outcome: list[BaseException | None] = []
+
+        def ask() -> None:
+            try:
+                target.synchronise(log)
+                outcome.append(None)
+            except BaseException as error:  # noqa: BLE001  Handed to the caller below, which decides.
+                outcome.append(error)
+
+        # In a thread of its own, because a driver's connect may block far longer than a caller can wait.
+        asking = threading.Thread(target=ask, name="walsync-check-watermark", daemon=True)
+        asking.start()
+        asking.join(self.config.check_timeout_s)
+        if not outcome:
+            _logger.warning("the target did not answer within %g s", self.config.check_timeout_s)
+            return False
+        error = outcome[0]
+        if error is None:
+            return True
+        failure = classify(error, self.engine.dialect.name)
+        if failure is None:
+            raise error
+        _logger.warning("the target cannot be asked for the watermark now: %s", describe_error(error))
+        return False
+
+
+def _deadline(timeout: float) -> Callable[[], float]:
+    end = time.monotonic() + timeout
+    return lambda: end - time.monotonic()

@@ -1,0 +1,161 @@
+"""One transaction of the target: watermark, events, changes, COMMIT. Knows nothing of retries, states or threads.
+
+The order inside is the whole of exactly-once: the watermark is moved first, by compare-and-set, and everything else is
+committed with it or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from walsync.changes import ChangeSet
+from walsync.checkpoint.apply import apply_changes
+from walsync.checkpoint.batch import ids
+from walsync.checkpoint.engine import begin
+from walsync.checkpoint.events import EventSource, call_before_replay
+from walsync.checkpoint.watermark import Watermark, resume_after
+from walsync.wal import EntryId, WriteAheadLog
+
+__all__ = ["FencedError", "ListenerError", "Target"]
+
+
+class FencedError(Exception):
+    """Another applier moved the watermark. Nothing was done; ask where it is. Never leaves the checkpointer."""
+
+
+class ListenerError(Exception):
+    """An event listener raised something that is not an error of the target; it is the `__cause__`."""
+
+
+class Target:
+    """The target as the checkpointer uses it. Keeps no connection between calls. One call at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        session_factory: Callable[[Engine], Session],
+        events: EventSource,
+        watermark: Watermark,
+        log_name: str,
+    ) -> None:
+        self.engine: Final = engine
+        self.dialect_name: Final = engine.dialect.name
+        self._session_factory = session_factory
+        self._events = events
+        self._watermark = watermark
+        self._log_name = log_name
+        self.replay_through = EntryId(0)
+        """Entries up to this one were in the log when it was opened: applying them is replay."""
+
+    def synchronise(self, log: WriteAheadLog) -> EntryId:
+        """Asks the target what is in, and returns it; makes table and row if this is the first time.
+
+        Raises `WatermarkGapError`, or what the target raises.
+        """
+        self._watermark.ensure_table(self.engine)
+        found = self._read(log)
+        if found is None:
+            try:
+                with self.engine.connect() as connection, connection.begin():
+                    self._watermark.insert(connection)
+            except DBAPIError:
+                # Another applier inserted the row in this moment, or the answer was lost; the row says it.
+                found = self._read(log)
+                if found is None:
+                    raise
+                return EntryId(found)
+            return EntryId(0)
+        return EntryId(found)
+
+    def _read(self, log: WriteAheadLog) -> int | None:
+        # Everything moves while this looks at it, always upwards, and checkpointed <= watermark <= last. So the lower
+        # bound is read before the watermark and the upper one after it, or work that goes well would look like a gap.
+        checkpointed_id = log.checkpointed_id
+        with self.engine.connect() as connection:
+            found = self._watermark.read(connection)
+        return resume_after(found, checkpointed_id, log.last_id, log=self._log_name, where=self._watermark.where)
+
+    def commit(
+        self,
+        change_sets: Sequence[ChangeSet],
+        after: EntryId,
+        *,
+        pinpoint: bool = False,
+        on_committed: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Applies entries in one transaction and returns how many changes that were.
+
+        `after` is where the watermark must be. `pinpoint` names the very row in an error, at the cost of speed.
+        `on_committed` is called as soon as COMMIT was answered, before `after_checkpoint`. Raises `FencedError`,
+        `ListenerError`, `EntryRejectedError`, and what the target raises; then nothing was committed, except where the
+        answer to COMMIT was lost: ask `synchronise`.
+        """
+        first_id, last_id = ids(change_sets)
+        session = self._session_factory(self.engine)
+        try:
+            connection = begin(session, self.engine)
+            if not self._watermark.advance(connection, after, last_id):
+                raise FencedError
+            self._fire("before_checkpoint", session, first_id, last_id)
+            count = self._apply(session, connection, change_sets, pinpoint)
+            session.commit()
+            on_committed()
+            self._fire("after_checkpoint", session, first_id, last_id)
+        finally:
+            # Rolls back what is not committed.
+            session.close()
+        return count
+
+    def _apply(self, session: Session, connection: Connection, change_sets: Sequence[ChangeSet], pinpoint: bool) -> int:
+        dispatch: Any = self._events.dispatch
+        first_id, _ = ids(change_sets)
+        if first_id > self.replay_through or not (dispatch.before_replay or dispatch.after_replay):
+            return apply_changes(connection, change_sets, row_by_row=pinpoint)
+        count = 0
+        for change_set in change_sets:
+            assert change_set.entry_id is not None
+            if change_set.entry_id > self.replay_through:
+                count += apply_changes(connection, change_set, row_by_row=pinpoint)
+                continue
+            # One by one: a listener may look at what the entries before this one have done.
+            rewritten = self._call(call_before_replay, dispatch, session, change_set)
+            if rewritten is None:
+                continue
+            count += apply_changes(connection, rewritten, row_by_row=pinpoint)
+            self._fire("after_replay", session, rewritten)
+        return count
+
+    def announce_rejected(self, change_set: ChangeSet, error: BaseException) -> None:
+        """Fires `rejected`, with a session for looking into the target."""
+        dispatch: Any = self._events.dispatch
+        if not dispatch.rejected:
+            return
+        session = self._session_factory(self.engine)
+        try:
+            self._fire("rejected", session, change_set, error)
+        finally:
+            session.close()
+
+    def announce(self, name: str, *arguments: Any) -> None:
+        """Fires `halted` or `recovered`, whose first argument is the source of the events."""
+        self._fire(name, self._events, *arguments)
+
+    def _fire(self, name: str, *arguments: Any) -> None:
+        listeners: Any = getattr(self._events.dispatch, name)
+        if listeners:
+            self._call(listeners, *arguments)
+
+    def _call(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except DBAPIError:
+            # A listener's SQL met the target as it is; that is the target's failure.
+            raise
+        except Exception as error:
+            # A listener may raise anything; all of it means the same here.
+            raise ListenerError(f"{type(error).__name__} in an event listener: {error}") from error
