@@ -1,0 +1,1 @@
+"""Attached sessions against real databases."""

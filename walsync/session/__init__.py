@@ -1,0 +1,20 @@
+"""Attaching the log to an application's sessions.
+
+- `attach`: `attach()`, the entrance; checks what it is given and puts the parts together.
+- `journal`: `Journal`, what `attach()` returns: commit, waiting, statistics, closing.
+- `routing`: which Engine a session uses for what; the hooks on its class.
+- `state`: what is known of one session's current transaction.
+- `reads`: the target's Engine as sessions see it: the barrier before reads, and the guarded COMMIT.
+- `upgrade`: from a buffered transaction to a direct one.
+- `pending`: per table, the last entry that touches it.
+- `scope`: which tables are journaled.
+- `stats`: the figures.
+"""
+
+from walsync.session.attach import attach
+from walsync.session.config import SessionConfig
+from walsync.session.journal import Journal
+from walsync.session.routing import direct
+from walsync.session.stats import JournalStats
+
+__all__ = ["Journal", "JournalStats", "SessionConfig", "attach", "direct"]

@@ -1,0 +1,267 @@
+"""`Journal`: what `walsync.attach()` returns.
+
+It owns the log, the checkpointer, the keys and the two Engines that attached sessions use, and closes them. Committing
+is here: a transaction's buffered changes become an entry of the log.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import Session
+
+from walsync.changes import ChangeSet, TableName, decode_change_set, encode_change_set
+from walsync.checkpoint import SQLAlchemyCheckpointer
+from walsync.checkpoint.events import EventSource
+from walsync.exceptions import ApplyTimeoutError, ReadTimeoutError, UsageError
+from walsync.journal import JournalDialect, KeyAllocator, TransactionBuffer, journal_engine
+from walsync.session.config import SessionConfig
+from walsync.session.pending import PendingTables
+from walsync.session.reads import ReadEngine
+from walsync.session.scope import Scope
+from walsync.session.state import SessionState, state_of
+from walsync.session.stats import JournalStats
+from walsync.wal import EntryId, WriteAheadLog
+
+__all__ = ["Journal"]
+
+METADATA: Final = "walsync.metadata"
+
+_AGE_SAMPLES: Final = 4096
+"""Commit times kept for the age of the backlog. A longer backlog's age is that of the oldest one kept, or more."""
+
+
+class Journal(EventSource):
+    """A log attached to sessions. Made by `walsync.attach()`; a context manager that closes it.
+
+    Thread-safe. The target of the events of `walsync.checkpoint.events.WalsyncEvents`:
+    ``event.listen(journal, "rejected", fn)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        target: Engine,
+        log: WriteAheadLog,
+        checkpointer: SQLAlchemyCheckpointer,
+        pending: PendingTables,
+        keys: KeyAllocator,
+        keys_engine: Engine,
+        scope: Scope,
+        config: SessionConfig,
+    ) -> None:
+        self.target = target
+        self.log = log
+        self.checkpointer = checkpointer
+        self.keys = keys
+        self.scope = scope
+        self.config = config
+        self.origin = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        self.engine: Engine = journal_engine(target.dialect, keys, self._commit)
+        self.reads = ReadEngine(self, target)
+        self.read_engine: Engine = self.reads.engine
+        self._keys_engine = keys_engine
+        self._pending = pending
+        self._detach: list[Callable[[], None]] = []
+        self._lock = threading.Lock()  # guards the counters below and _closed; no I/O while it is held
+        self._closed = False
+        self._started = time.monotonic()
+        self._buffered = 0
+        self._direct: Counter[str] = Counter()
+        self._recent: deque[tuple[EntryId, float]] = deque(maxlen=_AGE_SAMPLES)
+        self._applied_at_start = checkpointer.applied_id
+
+    # ------------------------------------------------------------------------------------------ committing
+
+    def _commit(self, buffer: TransactionBuffer) -> None:
+        """Append the buffered changes as one entry. Called by the journal's dialect, in the committing thread."""
+        owner = buffer.owner
+        metadata: Any = {}
+        if isinstance(owner, SessionState):
+            metadata = owner.session.info.get(METADATA)
+            if metadata is None:
+                metadata = {}
+            elif not isinstance(metadata, dict):
+                raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
+        change_set = ChangeSet(time.time_ns(), self.origin, metadata, buffer.changes)
+        self.checkpointer.raise_if_failed()
+        self.checkpointer.admit()
+        entry_id = self.log.append(*encode_change_set(change_set))
+        change_set.entry_id = entry_id
+        self._pending.note(change_set.tables, entry_id)
+        if isinstance(owner, SessionState):
+            owner.last_entry_id = entry_id
+        self._buffered += 1
+        self._recent.append((entry_id, time.monotonic()))
+        for listener in self.dispatch.after_append:
+            listener(self, entry_id, change_set)
+
+    def note_direct(self, reason: str) -> None:
+        """A transaction became direct."""
+        with self._lock:
+            self._direct[reason] += 1
+
+    def buffer_of(self, connection: Connection) -> TransactionBuffer:
+        """The buffer behind a connection of the journal's engine."""
+        return JournalDialect.buffer_of(connection)
+
+    # --------------------------------------------------------------------------------------------- waiting
+
+    def barrier(self, tables: frozenset[TableName] | None) -> None:
+        """Wait until the entries that touch these tables (None: all) are applied.
+
+        Costs a look into a dict when there are none. Raises `ReadTimeoutError` after `SessionConfig.read_timeout_s`,
+        and the checkpointer's error at once if it has stopped.
+        """
+        last = self._pending.last_entry(tables)
+        if last <= self.checkpointer.applied_id:
+            return
+        timeout = self.config.read_timeout_s
+        try:
+            self.checkpointer.wait_applied(last, timeout)
+        except ApplyTimeoutError as error:
+            which = "the whole backlog" if tables is None else ", ".join(sorted(map(str, tables)))
+            raise ReadTimeoutError(
+                f"entry {last} was not applied within read_timeout_s = {timeout} s, so a read of {which} would not see "
+                "what is committed. See journal.stats() for what holds the checkpointer up; "
+                "execution_options(walsync_read='stale') reads what is there"
+            ) from error
+
+    def last_entry(self, session: Session | Any) -> EntryId | None:
+        """The entry of the session's last buffered commit: a commit token for `wait_applied`. None before the first.
+
+        `session` may be a `scoped_session`.
+        """
+        return state_of(_plain_session(session), self).last_entry_id
+
+    def wait_applied(self, entry_id: EntryId | None = None, timeout: float | None = None) -> None:
+        """Block until this entry is applied; None: all that is durable now.
+
+        `timeout` is in seconds; None waits for as long as it takes. Raises `ApplyTimeoutError` when it is over, and at
+        once what has stopped the checkpointer.
+        """
+        self.checkpointer.wait_applied(self.log.durable_id if entry_id is None else entry_id, timeout)
+
+    # ------------------------------------------------------------------------------------ control and state
+
+    def pause(self) -> None:
+        """Stop applying after the batch under way. Commits go on."""
+        self.checkpointer.pause()
+
+    def resume(self) -> None:
+        """Go on applying, also after a halt: the entry that was refused is tried again."""
+        self.checkpointer.resume()
+
+    def stats(self) -> JournalStats:
+        """The figures of this moment. Does no I/O."""
+        status = self.checkpointer.status
+        applied = self.checkpointer.applied_id
+        durable = self.log.durable_id
+        now = time.monotonic()
+        elapsed = max(now - self._started, 1e-9)
+        with self._lock:
+            direct = dict(self._direct)
+        return JournalStats(
+            durable_entry_id=durable,
+            applied_entry_id=applied,
+            backlog_entries=max(0, durable - applied),
+            backlog_bytes=self.log.backlog_bytes if durable > applied else 0,
+            backlog_age_s=self._age(applied, now) if durable > applied else None,
+            state=status.state,
+            last_error=status.last_error,
+            buffered_transactions=self._buffered,
+            direct_transactions=sum(direct.values()),
+            direct_reasons=direct,
+            commits_per_s=self._buffered / elapsed,
+            applied_per_s=max(0, applied - self._applied_at_start) / elapsed,
+        )
+
+    def _age(self, applied: EntryId, now: float) -> float | None:
+        for entry_id, committed in list(self._recent):
+            if entry_id > applied:
+                return now - committed
+        return None
+
+    # --------------------------------------------------------------------------------------------- closing
+
+    def on_detach(self, undo: Callable[[], None]) -> None:
+        """What gives the sessions back as they were; called when the journal is closed."""
+        self._detach.append(undo)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self, drain: bool = True, timeout: float | None = None) -> None:
+        """Detach the sessions, apply the backlog if `drain`, and close the log. Idempotent.
+
+        `timeout` bounds the drain, in seconds; None is `SessionConfig.drain_timeout_s` (30). What is not applied by
+        then stays in the log and is replayed when it is opened again; nothing is lost. A drain that the target makes
+        impossible (unreachable, halted) ends early in the same way. A transaction that is open when its session is
+        detached can only be rolled back.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for undo in self._detach:
+            undo()
+        try:
+            self.checkpointer.stop(drain=drain, timeout=self.config.drain_timeout_s if timeout is None else timeout)
+        finally:
+            try:
+                self.keys.close()
+            finally:
+                self.log.close()
+                self.engine.dispose()
+                if self._keys_engine is not self.target:
+                    self._keys_engine.dispose()
+
+    def __enter__(self) -> Journal:  # noqa: PYI034 - typing.Self is not in Python 3.10
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self.checkpointer.status.state
+        return f"<Journal {self.log.directory!r} to {self.target.url!r}: {state}>"
+
+
+class RecoveringCheckpointer(SQLAlchemyCheckpointer):
+    """Also rebuilds the index of pending tables, from every entry that is found when the log is opened."""
+
+    def __init__(self, pending: PendingTables, target: Engine, **kwargs: Any) -> None:
+        super().__init__(target, **kwargs)
+        self._pending = pending
+
+    def report_to(self, journal: Journal) -> None:
+        """Call this journal's listeners. Before `start()`."""
+        self._events = journal
+
+    def recover(self, entry: Any) -> None:
+        super().recover(entry)
+        self._pending.note(decode_change_set(entry.id, entry.chunks()).tables, entry.id)
+
+
+def _plain_session(session: Any) -> Session:
+    if isinstance(session, Session):
+        return session
+    registry = getattr(session, "registry", None)
+    if registry is not None:
+        found = registry()
+        if isinstance(found, Session):
+            return found
+    raise UsageError(f"a Session or scoped_session is wanted here, not {type(session).__qualname__}")

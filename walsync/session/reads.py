@@ -1,0 +1,150 @@
+"""The target's Engine as attached sessions see it.
+
+It shares everything with the application's own Engine (pool, dialect, events, compiled cache), and differs in two
+points.
+
+*The barrier.* Before a statement is sent, the tables that it reads are known; if entries that touch them are not
+applied yet, it waits for them. If the session's own transaction has flushed changes to those tables, or the statement
+is not a plain SELECT, the transaction is upgraded to a direct one first. This happens at the Connection and not at the
+Session, so that nothing goes around it: lazy loads, refreshes, `session.connection()`, text.
+
+*The guarded COMMIT.* A session's transaction has one commit point. When the transaction is buffered, that is the append
+to the log; the COMMIT of the connection that it only read through must neither undo it nor make it look failed, so its
+failure is logged and the connection thrown away. When the transaction is direct, the target's COMMIT is the point, and
+its failure is the caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+
+from walsync.exceptions import UsageError
+from walsync.journal import StatementTables, tables_of
+from walsync.session.state import SessionState
+from walsync.session.upgrade import upgrade
+
+if TYPE_CHECKING:
+    from walsync.session.journal import Journal
+
+__all__ = ["ReadEngine"]
+
+logger = logging.getLogger("walsync.session")
+
+
+class ReadConnection(Connection):
+    """A connection to the target that a session reads through, or, once its transaction is direct, works on.
+
+    While the transaction is buffered, nothing of it is here: what ends its part on the target (COMMIT, RELEASE) cannot
+    fail for the session. `state` is set when the session's transaction begins to use the connection.
+    """
+
+    state: SessionState | None = None
+
+    @property
+    def _only_reads(self) -> bool:
+        return self.state is not None and not self.state.is_direct
+
+    def _commit_impl(self) -> None:
+        if self._only_reads:
+            self._tolerate(super()._commit_impl)
+            return
+        if self.state is not None and self.state.failed is not None:
+            raise UsageError(
+                "this transaction failed while it was moved to the target, and can only be rolled back"
+            ) from self.state.failed
+        super()._commit_impl()
+
+    def _release_savepoint_impl(self, name: str) -> None:
+        release = super()._release_savepoint_impl
+        if self._only_reads:
+            self._tolerate(lambda: release(name))
+        else:
+            release(name)
+
+    def _rollback_to_savepoint_impl(self, name: str) -> None:
+        roll_back = super()._rollback_to_savepoint_impl
+        if self._only_reads:
+            self._tolerate(lambda: roll_back(name))
+        else:
+            roll_back(name)
+
+    def _tolerate(self, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except Exception as error:  # noqa: BLE001 - drivers raise what they like, and nothing of the transaction is here
+            logger.warning("the target failed at the end of a transaction that only read from it: %s", error)
+            if not self.closed and not self.invalidated:
+                self.invalidate(error)
+
+
+class ReadEngine:
+    """Makes and owns the Engine; `engine` is what sessions get from `get_bind`."""
+
+    def __init__(self, journal: Journal, target: Engine) -> None:
+        self._journal = journal
+        self._tables: WeakKeyDictionary[Any, StatementTables] = WeakKeyDictionary()
+        self.engine = target.execution_options()
+        self.engine._connection_cls = ReadConnection
+        event.listen(self.engine, "before_cursor_execute", self._before_cursor_execute)
+
+    def enroll(self, connection: Connection, state: SessionState) -> None:
+        """A session's transaction begins to use this connection."""
+        assert isinstance(connection, ReadConnection)
+        connection.state = state
+
+    # ------------------------------------------------------------------------------------------ the barrier
+
+    def _before_cursor_execute(
+        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        state = connection.state if isinstance(connection, ReadConnection) else None
+        if state is None or state.upgrading:
+            return
+        compiled = context.compiled if context is not None else None
+        tables = self._analyse(compiled)
+        if not tables.read_only:
+            if not state.is_direct:
+                upgrade(state, _reason(compiled))
+            state.wrote = True
+        elif state.is_direct:
+            # Once it has written it holds locks, and what it would wait for may be waiting for those. Its place in the
+            # order is where it became direct: all that was committed before is there.
+            if not state.wrote and not _stale(context, state):
+                self._journal.barrier(tables.reads)
+        elif state.buffer is not None and state.buffer.touches(tables.reads):
+            upgrade(state, "read of its own uncommitted writes")
+        elif not _stale(context, state):
+            self._journal.barrier(tables.reads)
+
+    def _analyse(self, compiled: Any) -> StatementTables:
+        if compiled is None:
+            return tables_of(None)
+        tables = self._tables.get(compiled)
+        if tables is None:
+            tables = self._tables[compiled] = tables_of(compiled)
+        return tables
+
+
+def _reason(compiled: Any) -> str:
+    if compiled is None or getattr(compiled, "isplaintext", False):
+        return "SQL text"
+    statement = getattr(compiled.compile_state, "statement", compiled.statement)
+    if getattr(statement, "_for_update_arg", None) is not None:
+        return "SELECT ... FOR UPDATE"
+    if getattr(statement, "_returning", ()):
+        return "RETURNING"
+    return f"{type(statement).__name__} statement on the target"
+
+
+def _stale(context: Any, state: SessionState) -> bool:
+    options = context.execution_options if context is not None else {}
+    choice = options.get("walsync_read") or state.session.info.get("walsync.read")
+    if choice not in (None, "stale", "fresh"):
+        raise UsageError(f"walsync_read must be 'fresh' or 'stale', not {choice!r}")
+    return choice == "stale"

@@ -1,0 +1,115 @@
+"""From a buffered transaction to a direct one: always right, simply not buffered.
+
+The backlog is waited for, so that the transaction comes after every entry of the log; the changes that it has buffered
+are executed on the session's own connection to the target; from there on the session works on the target, and commits
+there. Savepoints are opened on the target in the order in which the session opened them, each with the changes before
+it executed outside of it, so that rolling back to one takes back what it should and no more.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.exc import StaleDataError
+
+from walsync.changes import ChangeSet
+from walsync.changes.model import Change
+from walsync.checkpoint.apply import apply_changes
+from walsync.exceptions import EntryRejectedError
+from walsync.session.state import SessionState
+
+__all__ = ["forward", "upgrade", "upgrade_before_savepoint"]
+
+
+def upgrade(state: SessionState, reason: str) -> None:
+    """Make the session's current transaction a direct one. Does nothing if it is one already.
+
+    Blocks until the backlog is applied; raises `ReadTimeoutError` after `SessionConfig.read_timeout_s`, with the
+    transaction still buffered and whole. Raises what the target raises when it refuses one of the changes, as a flush
+    would have; the transaction can only be rolled back then.
+    """
+    if state.is_direct:
+        return
+    journal = state.journal
+    journal.barrier(None)
+    levels = _levels(state.session)
+    parts = _parts(state, levels)
+    if state.buffer is not None:
+        state.buffer.take()
+    state.direct_reason = reason
+    journal.note_direct(reason)
+    if not any(parts):
+        return
+    state.wrote = True
+    _apply(state, list(zip(levels, parts, strict=True)))
+
+
+def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change]]]) -> None:
+    journal = state.journal
+    state.upgrading = True
+    try:
+        for level, changes in work:
+            connection = level._connection_for_bind(journal.read_engine, None)
+            if changes:
+                apply_changes(connection, ChangeSet(time.time_ns(), journal.origin, {}, changes))
+    except BaseException as error:
+        state.failed = error
+        if isinstance(error, EntryRejectedError):
+            raise StaleDataError(str(error)) from error
+        raise
+    finally:
+        state.upgrading = False
+
+
+def forward(state: SessionState) -> None:
+    """Execute what has just been recorded of a transaction that is direct already, at the session's present level."""
+    assert state.buffer is not None
+    changes = state.buffer.take()
+    if not changes:
+        return
+    state.wrote = True
+    _apply(state, [(_levels(state.session)[-1], changes)])
+
+
+def upgrade_before_savepoint(state: SessionState) -> bool:
+    """Whether a connection to the target must not be opened at the session's present level without an upgrade.
+
+    It would open a savepoint there, and the changes buffered before that savepoint could no longer be executed outside
+    of it.
+    """
+    if state.is_direct or not state.has_changes:
+        return False
+    session = state.session
+    nested = session.get_nested_transaction()
+    return nested is not None and state.journal.read_engine not in nested._connections
+
+
+def _levels(session: Session) -> list[SessionTransaction]:
+    """The outermost transaction and the savepoints inside of it, in order. Flushes' own levels do not count."""
+    levels: list[SessionTransaction] = []
+    transaction: Any = session._transaction
+    while transaction is not None:
+        if transaction.nested or transaction._parent is None:
+            levels.append(transaction)
+        transaction = transaction._parent
+    levels.reverse()
+    return levels
+
+
+def _parts(state: SessionState, levels: list[SessionTransaction]) -> list[list[Change]]:
+    """The buffered changes of each level."""
+    buffer = state.buffer
+    if buffer is None or not buffer.changes:
+        return [[] for _ in levels]
+    # Where each level begins: at its savepoint in the journal, if it ever used the journal; else it has no changes, and
+    # begins where the next one does.
+    starts = [len(buffer.changes)] * (len(levels) + 1)
+    for index in range(len(levels) - 1, 0, -1):
+        entry: Any = levels[index]._connections.get(state.journal.engine)
+        starts[index] = starts[index + 1]
+        if entry is not None:
+            starts[index] = min(buffer.savepoint_position(entry[1]._savepoint), starts[index + 1])
+    starts[0] = 0
+    return [buffer.changes[starts[index] : starts[index + 1]] for index in range(len(levels))]
