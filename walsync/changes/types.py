@@ -71,6 +71,9 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
+    if kind.__name__ == "Binary" and hasattr(value, "obj"):
+        # PEP 249's Binary as psycopg has it: a wrapper that tells its driver what the bytes are.
+        return _plain(value.obj)
     if kind is list:
         return [_plain(item) for item in value]
     if kind is tuple:

@@ -127,7 +127,7 @@ class JournalDialect(DefaultDialect):
             self._record_rows(cursor, plan, rows)
         else:
             expected = 1 if buffer.expects_rows and not context.isinsert else None
-            for change in statement_changes(context, plan, self.recording_dialect, expected):
+            for change in statement_changes(context, plan, self.recording_dialect, expected, self.keys.next_key):
                 buffer.add_statement(change)
             # What it will match is not known; the unit of work expects one row for each set of parameters.
             cursor.rowcount = len(rows) if buffer.expects_rows else -1

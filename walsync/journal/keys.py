@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Column, Connection
+from sqlalchemy import Column, Connection, func, select
 
 from walsync.exceptions import ConfigurationError, KeysExhaustedError
 from walsync.journal.key_file import KeyFile, KeyRange
@@ -116,6 +116,11 @@ class KeyAllocator:
                     key = state.take()
             return key
 
+    def has_key(self, column: Column[Any]) -> bool:
+        """Whether a key can be given out without asking the target, as far as one can tell without a lock."""
+        state = self._by_column.get(column) or self._state(column)
+        return bool(state.current or state.reserve)
+
     def next_key_on(self, connection: Connection, column: Column[Any]) -> int:
         """The next key for a transaction that may hold locks of the target: without a fetch on another connection.
 
@@ -140,6 +145,14 @@ class KeyAllocator:
         if highest > state.noted:
             with state.lock:
                 state.noted = max(state.noted, highest)
+
+    def note_target(self, connection: Connection) -> None:
+        """Note the largest key of every column that keys were given out for, as this transaction sees it."""
+        with self._lock:
+            columns = list(self._by_column)
+        for column in columns:
+            highest = connection.execute(select(func.max(column))).scalar()
+            self.note_keys(column, (highest,))
 
     def close(self) -> None:
         """Stop fetching. Waits for a fetch under way, up to `KeyConfig.close_timeout_s`."""

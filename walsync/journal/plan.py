@@ -11,7 +11,7 @@ replaying it as SQL in commit order, exactly once, is right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Column, Table
@@ -26,7 +26,7 @@ from walsync.exceptions import NotCapturedError
 from walsync.journal.commit_time import has_commit_time_default, is_current_time
 from walsync.journal.tables import table_name
 
-__all__ = ["Plan", "RowPlan", "StatementPlan", "make_plan"]
+__all__ = ["Plan", "RowPlan", "StatementPlan", "make_plan", "missing_key"]
 
 
 class RowPlan:
@@ -60,12 +60,16 @@ class RowPlan:
 
 
 class StatementPlan:
-    """The construct is recorded as SQL. `tables` are the tables that it writes."""
+    """The construct is recorded as SQL. `tables` are the tables that it writes.
 
-    __slots__ = ("tables",)
+    `key_column` is the autoincrement column of an INSERT that leaves its key to the database: the recorded one has it.
+    """
 
-    def __init__(self, tables: list[TableName]) -> None:
+    __slots__ = ("key_column", "tables")
+
+    def __init__(self, tables: list[TableName], key_column: Column[Any] | None = None) -> None:
         self.tables = tables
+        self.key_column = key_column
 
 
 Plan = RowPlan | StatementPlan
@@ -91,14 +95,52 @@ def make_plan(compiled: SQLCompiler, target_dialect: Dialect) -> Plan:
         raise NotCapturedError("schema_translate_map is not supported by the journal; give the table its schema")
     table = statement.table
     plan: Plan | None = None
-    if isinstance(table, Table) and compiled.positional and not _has_extras(statement, compiled):
+    if isinstance(table, Table) and compiled.positional and not _has_extras(statement, compiled, target_dialect):
         if isinstance(statement, Insert):
             plan = _insert_plan(statement, table, compiled, target_dialect)
         elif isinstance(statement, Update):
             plan = _update_plan(statement, table, compiled, target_dialect)
         elif isinstance(statement, Delete):
             plan = _delete_plan(statement, table, compiled, target_dialect)
-    return plan if plan is not None else StatementPlan(_written_tables(statement))
+    if plan is not None:
+        return plan
+    key_column = None
+    if isinstance(statement, Insert):
+        key_column = missing_key(statement, compiled.column_keys or ())
+        if key_column is not None and statement.select is not None:
+            if target_dialect.name == "postgresql":
+                # The sequence gives each key out once, whoever asks.
+                return StatementPlan(_written_tables(statement))
+            raise NotCapturedError(
+                f"INSERT ... SELECT without the key {key_column} cannot be recorded, because the target would give out "
+                "keys that are reserved for others. Execute it through an attached session, where it runs directly on "
+                "the target, or select the keys as well"
+            )
+    return StatementPlan(_written_tables(statement), key_column)
+
+
+def missing_key(statement: Insert, column_keys: Iterable[Any]) -> Column[Any] | None:
+    """The autoincrement column of an INSERT's table, if neither the construct nor its parameters give it a value.
+
+    `column_keys` are the keys (or columns) of the parameters.
+    """
+    table = statement.table
+    column = table.autoincrement_column if isinstance(table, Table) else None
+    if column is None:
+        return None
+    rows = [row for rows in getattr(statement, "_multi_values", ()) for row in rows]
+    keys = [
+        *column_keys,
+        *(statement._values or ()),
+        *(key for key, _ in getattr(statement, "_ordered_values", None) or ()),
+        *(statement._select_names or ()),
+        *(rows[0] if rows and isinstance(rows[0], dict) else ()),
+    ]
+    given = {key if isinstance(key, str) else getattr(key, "key", None) for key in keys}
+    if rows and not isinstance(rows[0], dict) and len(rows[0]) == len(table.c):
+        # A positional row of full width names every column.
+        return None
+    return None if column.key in given else column
 
 
 def _written_tables(statement: UpdateBase) -> list[TableName]:
@@ -116,9 +158,11 @@ def _written_tables(statement: UpdateBase) -> list[TableName]:
     return list(found)
 
 
-def _has_extras(statement: UpdateBase, compiled: SQLCompiler) -> bool:
-    """Whether the construct has parts that rows cannot express, or parameters that are rendered late."""
+def _has_extras(statement: UpdateBase, compiled: SQLCompiler, dialect: Dialect) -> bool:
+    """Whether the construct has parts that rows cannot express, or parameters rendered late or inside of SQL."""
     if compiled.literal_execute_params or compiled.post_compile_params or compiled.ctes:
+        return True
+    if any(bind.type.dialect_impl(dialect)._has_bind_expression for bind in compiled.bind_names):
         return True
     return any(getattr(statement, name, None) for name in _DELETE_OR_INSERT_EXTRAS)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy.engine import Dialect
@@ -21,7 +21,7 @@ from walsync.journal.commit_time import is_current_time, moment_sql
 from walsync.journal.plan import StatementPlan
 from walsync.journal.tables import walk
 
-__all__ = ["recording_dialect", "statement_changes"]
+__all__ = ["recording_dialect", "statement_changes", "with_keys_in_rows"]
 
 
 def recording_dialect(target_dialect: Dialect) -> Dialect:
@@ -61,21 +61,40 @@ def _recording_compiler(base: Any) -> Any:
 
 
 def statement_changes(
-    context: Any, plan: StatementPlan, recording: Dialect, expected_rows: int | None
+    context: Any, plan: StatementPlan, recording: Dialect, expected_rows: int | None, next_key: Callable[[Any], int]
 ) -> list[StatementChange]:
-    """One change for each parameter set of an execution."""
+    """One change for each parameter set of an execution. `next_key` gives the keys that an INSERT leaves open."""
     source: SQLCompiler = context.compiled
     statement = context.invoked_statement
     if not hasattr(statement, "compile"):
         statement = source.statement
-    compiled = statement.compile(dialect=recording, column_keys=source.column_keys)
+    column_keys = source.column_keys
+    key_column = plan.key_column
+    if key_column is not None:
+        if getattr(statement, "_multi_values", None):
+            statement = with_keys_in_rows(statement, key_column, next_key)
+            key_column = None
+        else:
+            column_keys = [*(column_keys or ()), key_column.key]
+    compiled = statement.compile(dialect=recording, column_keys=column_keys)
     assert isinstance(compiled, SQLCompiler)
     reads = walk([statement, getattr(compiled.compile_state, "statement", statement)]).reads
     read_tables = [] if reads is None else sorted(reads.difference(plan.tables), key=str)
-    return [
-        _change(compiled, parameters, plan, recording, read_tables, expected_rows)
-        for parameters in context.compiled_parameters
-    ]
+    changes = []
+    for parameters in context.compiled_parameters:
+        given = parameters if key_column is None else {**parameters, key_column.key: next_key(key_column)}
+        changes.append(_change(compiled, given, plan, recording, read_tables, expected_rows))
+    return changes
+
+
+def with_keys_in_rows(statement: Any, column: Any, next_key: Callable[[Any], int]) -> Any:
+    """The same ``insert().values([...])`` with a key in each of its rows."""
+    keyed = statement._generate()
+    keyed._multi_values = tuple(
+        [{**row, column: next_key(column)} if isinstance(row, dict) else row for row in rows]
+        for rows in statement._multi_values
+    )
+    return keyed
 
 
 def _change(

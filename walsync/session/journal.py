@@ -117,6 +117,10 @@ class Journal(EventSource):
 
     # --------------------------------------------------------------------------------------------- waiting
 
+    def must_wait(self, tables: frozenset[TableName] | None) -> bool:
+        """Whether entries that touch these tables (None: any) are not applied yet."""
+        return self._pending.last_entry(tables) > self.checkpointer.applied_id
+
     def barrier(self, tables: frozenset[TableName] | None) -> None:
         """Wait until the entries that touch these tables (None: all) are applied.
 

@@ -23,11 +23,12 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
 
 from walsync.exceptions import UsageError
 from walsync.journal import StatementTables, tables_of
 from walsync.session.state import SessionState
-from walsync.session.upgrade import upgrade
+from walsync.session.upgrade import release_target, upgrade
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
@@ -92,6 +93,7 @@ class ReadEngine:
         self.engine = target.execution_options()
         self.engine._connection_cls = ReadConnection
         event.listen(self.engine, "before_cursor_execute", self._before_cursor_execute)
+        event.listen(self.engine, "after_cursor_execute", self._after_cursor_execute)
 
     def enroll(self, connection: Connection, state: SessionState) -> None:
         """A session's transaction begins to use this connection."""
@@ -107,6 +109,8 @@ class ReadEngine:
         if state is None or state.upgrading:
             return
         compiled = context.compiled if context is not None else None
+        if isinstance(getattr(compiled, "statement", None), _SAVEPOINTS):
+            return
         tables = self._analyse(compiled)
         if not tables.read_only:
             if not state.is_direct:
@@ -116,11 +120,42 @@ class ReadEngine:
             # Once it has written it holds locks, and what it would wait for may be waiting for those. Its place in the
             # order is where it became direct: all that was committed before is there.
             if not state.wrote and not _stale(context, state):
-                self._journal.barrier(tables.reads)
+                self._barrier(connection, state, tables)
         elif state.buffer is not None and state.buffer.touches(tables.reads):
             upgrade(state, "read of its own uncommitted writes")
         elif not _stale(context, state):
-            self._journal.barrier(tables.reads)
+            self._barrier(connection, state, tables)
+
+    def _after_cursor_execute(
+        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        state = connection.state if isinstance(connection, ReadConnection) else None
+        if state is None or state.upgrading or not state.wrote or connection.dialect.name == "postgresql":
+            return
+        compiled = context.compiled if context is not None else None
+        if compiled is not None and not compiled.isplaintext and not _inserts_selected(compiled):
+            return
+        if cursor.description is None:
+            # The database may have given out keys by itself; the allocator must not give them out again.
+            state.upgrading = True
+            try:
+                self._journal.keys.note_target(connection)
+            finally:
+                state.upgrading = False
+
+    def _barrier(self, connection: Connection, state: SessionState, tables: StatementTables) -> None:
+        """Wait for what the statement must see.
+
+        Where a transaction sees the snapshot of its first read, that read waits for everything: what was committed
+        before it, to whatever table, is what the transaction must see.
+        """
+        reads = tables.reads
+        if not state.has_snapshot and keeps_snapshot(connection):
+            state.has_snapshot = True
+            reads = None
+        if self._journal.must_wait(reads):
+            release_target(state)
+            self._journal.barrier(reads)
 
     def _analyse(self, compiled: Any) -> StatementTables:
         if compiled is None:
@@ -129,6 +164,31 @@ class ReadEngine:
         if tables is None:
             tables = self._tables[compiled] = tables_of(compiled)
         return tables
+
+
+_SAVEPOINTS = (SavepointClause, ReleaseSavepointClause, RollbackToSavepointClause)
+
+
+def _inserts_selected(compiled: Any) -> bool:
+    return bool(compiled.isinsert) and getattr(compiled.compile_state.statement, "select", None) is not None
+
+
+def keeps_snapshot(connection: Connection) -> bool:
+    """Whether later reads of the connection's transaction see what the first one saw."""
+    dialect: Any = connection.dialect
+    if dialect.name == "sqlite":
+        # Python's driver begins a transaction before DML only, so that each read has a snapshot of its own, unless the
+        # application begins one in a "begin" listener, as SQLAlchemy's documentation describes.
+        return bool(getattr(connection.connection.dbapi_connection, "in_transaction", True))
+    level = (
+        connection.get_execution_options().get("isolation_level")
+        or getattr(dialect, "_on_connect_isolation_level", None)
+        or connection.default_isolation_level
+    )
+    return not isinstance(level, str) or level.upper().replace("_", " ") not in _NO_SNAPSHOT
+
+
+_NO_SNAPSHOT = frozenset({"READ COMMITTED", "READ UNCOMMITTED", "AUTOCOMMIT"})
 
 
 def _reason(compiled: Any) -> str:

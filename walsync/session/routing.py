@@ -20,12 +20,14 @@ from sqlalchemy import Table, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.orm.attributes import instance_dict, instance_state
-from sqlalchemy.sql.dml import Update, UpdateBase
+from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 
 from walsync.exceptions import AttachError, UsageError
 from walsync.journal import table_name
+from walsync.journal.plan import missing_key
+from walsync.journal.statements import with_keys_in_rows
 from walsync.session.state import SessionState, state_of
-from walsync.session.upgrade import upgrade, upgrade_before_savepoint
+from walsync.session.upgrade import release_target, upgrade
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
@@ -34,7 +36,7 @@ __all__ = ["SessionHooks", "direct"]
 
 MODE: Final = "walsync.mode"
 
-_METHODS: Final = ("get_bind", "execute")
+_METHODS: Final = ("get_bind", "execute", "scalars", "scalar")
 
 
 class SessionHooks:
@@ -46,6 +48,8 @@ class SessionHooks:
         self._own = {name: session_class.__dict__.get(name) for name in _METHODS}
         self._get_bind: Callable[..., Any] = session_class.get_bind
         self._execute: Callable[..., Any] = session_class.execute
+        self._scalars: Callable[..., Any] = session_class.scalars
+        self._scalar: Callable[..., Any] = session_class.scalar
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
         self._key_attributes: dict[Mapper[Any], tuple[str, Any] | None] = {}
 
@@ -57,10 +61,16 @@ class SessionHooks:
             return hooks.get_bind(session, mapper, clause, bind, kw)
 
         def execute(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
-            return hooks.execute(session, statement, params, kw)
+            return hooks.run(hooks._execute, session, statement, params, kw)
 
-        self._class.get_bind = get_bind  # type: ignore[method-assign, assignment]
-        self._class.execute = execute  # type: ignore[method-assign, assignment]
+        def scalars(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
+            return hooks.run(hooks._scalars, session, statement, params, kw)
+
+        def scalar(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
+            return hooks.run(hooks._scalar, session, statement, params, kw)
+
+        for method in (get_bind, execute, scalars, scalar):
+            setattr(self._class, method.__name__, method)
         for name, listener in (
             ("after_begin", self._after_begin),
             ("before_flush", self._before_flush),
@@ -109,8 +119,6 @@ class SessionHooks:
             if mapper is None or self._journal.scope.has_mapper(mapper):
                 return True
             upgrade(state, "class that is not journaled")
-        elif upgrade_before_savepoint(state):
-            upgrade(state, "read inside of a savepoint after writes outside of it")
         return False
 
     def _records(self, statement: UpdateBase) -> bool:
@@ -121,22 +129,67 @@ class SessionHooks:
             and isinstance(table, Table)
             and self._journal.scope.has_table(table_name(table))
             and not getattr(statement, "_independent_ctes", ())
+            and not self._leaves_keys_to_target(statement)
         )
 
-    def execute(self, session: Session, statement: Any, params: Any, kw: dict[str, Any]) -> Any:
+    def _leaves_keys_to_target(self, statement: UpdateBase) -> bool:
+        """INSERT ... SELECT without the key, where the target would give out keys that are reserved for others."""
+        return (
+            isinstance(statement, Insert)
+            and statement.select is not None
+            and self._journal.target.dialect.name != "postgresql"
+            and missing_key(statement, ()) is not None
+        )
+
+    def run(self, method: Callable[..., Any], session: Session, statement: Any, params: Any, kw: dict[str, Any]) -> Any:
+        """`Session.execute`, `scalars` or `scalar`."""
+        state = session.__dict__.get("_walsync_state")
         if not isinstance(statement, UpdateBase):
-            if session.__dict__.get("_walsync_state") is not None:
-                state = state_of(session, self._journal)
-                if state.routing_dml:
-                    # The SELECT by which an ORM update finds its objects.
-                    with _routing(state, dml=False, counted=False):
-                        return self._execute(session, statement, params, **kw)
-            return self._execute(session, statement, params, **kw)
+            if state is not None and state.routing_dml:
+                # The SELECT by which an ORM update finds its objects.
+                with _routing(state, dml=False, counted=False):
+                    return method(session, statement, params, **kw)
+            return method(session, statement, params, **kw)
+        if self._get_bind(session) is not self._journal.target:
+            return method(session, statement, params, **kw)
         state = state_of(session, self._journal)
-        recorded = self._records(statement)
+        recorded = self._records(statement) and not state.is_direct and _mode(session) != "direct"
+        if isinstance(statement, Insert) and not recorded:
+            statement, params = self._with_keys(state, statement, params)
         counted = isinstance(statement, Update) and isinstance(params, (list, tuple)) and not statement._where_criteria
         with _routing(state, dml=recorded, counted=counted):
-            return self._execute(session, statement, params, **kw)
+            return method(session, statement, params, **kw)
+
+    def _with_keys(self, state: SessionState, statement: Insert, params: Any) -> tuple[Insert, Any]:
+        """An INSERT that runs on the target, with the keys that it leaves open taken from the reserved blocks.
+
+        The database's own next key may be reserved for somebody else's entry that is not applied yet. A sequence gives
+        each key once and needs no help; INSERT ... SELECT cannot be helped.
+        """
+        if self._journal.target.dialect.name == "postgresql" or statement.select is not None:
+            return statement, params
+        rows = params if isinstance(params, (list, tuple)) else [params] if params else []
+        subject = statement._propagate_attrs.get("plugin_subject")
+        if subject is not None:
+            found = self._key_attribute(subject.mapper)
+            if found is None:
+                return statement, params
+            name, column = found
+        else:
+            missing = missing_key(statement, ())
+            if missing is None:
+                return statement, params
+            name, column = missing.key, missing
+        if missing_key(statement, ()) is None and not rows:
+            return statement, params
+        if rows:
+            keyed = [
+                row if name in row or column in row else {**row, name: self._next_key(state, column)} for row in rows
+            ]
+            return statement, keyed if isinstance(params, (list, tuple)) else keyed[0]
+        if getattr(statement, "_multi_values", None):
+            return with_keys_in_rows(statement, column, lambda column: self._next_key(state, column)), params
+        return statement.values({name: self._next_key(state, column)}), params
 
     # --------------------------------------------------------------------------------------------- events
 
@@ -193,6 +246,8 @@ class SessionHooks:
             return journal.keys.next_key_on(
                 state.session.connection(bind_arguments={"bind": journal.read_engine}), column
             )
+        if not journal.keys.has_key(column):
+            release_target(state)
         return journal.keys.next_key(column)
 
     def _key_attribute(self, mapper: Mapper[Any]) -> tuple[str, Any] | None:

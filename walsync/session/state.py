@@ -26,7 +26,8 @@ class SessionState:
     """See the module's docstring.
 
     `direct_reason`: why the current transaction runs directly on the target; None while it is buffered.
-    `wrote`: a direct transaction has written, or may have.
+    `wrote`: a direct transaction has written, or may have. `has_snapshot`: the target shows the transaction what its
+    first read saw. `failed`: why the transaction can only be rolled back.
     `routing_dml`: a DML statement is being executed that goes to the journal, also where SQLAlchemy asks for a
     connection without naming the statement. `counted_dml`: one whose rows must all be found.
     `upgrading`: the buffered changes are being executed on the target at this moment.
@@ -39,6 +40,7 @@ class SessionState:
         "counted_dml",
         "direct_reason",
         "failed",
+        "has_snapshot",
         "journal",
         "last_entry_id",
         "routing_dml",
@@ -53,6 +55,7 @@ class SessionState:
         self.buffer: TransactionBuffer | None = None
         self.direct_reason: str | None = None
         self.wrote = False
+        self.has_snapshot = False
         self.failed: BaseException | None = None
         self.routing_dml = False
         self.counted_dml = False
@@ -91,6 +94,7 @@ class SessionState:
         self.buffer = None
         self.direct_reason = None
         self.wrote = False
+        self.has_snapshot = False
         self.failed = None
 
 

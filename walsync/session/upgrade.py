@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -20,7 +21,7 @@ from walsync.checkpoint.apply import apply_changes
 from walsync.exceptions import EntryRejectedError
 from walsync.session.state import SessionState
 
-__all__ = ["forward", "upgrade", "upgrade_before_savepoint"]
+__all__ = ["forward", "release_target", "upgrade"]
 
 
 def upgrade(state: SessionState, reason: str) -> None:
@@ -40,18 +41,48 @@ def upgrade(state: SessionState, reason: str) -> None:
         state.buffer.take()
     state.direct_reason = reason
     journal.note_direct(reason)
-    if not any(parts):
+    if any(parts):
+        state.wrote = True
+        _apply(state, list(zip(levels, parts, strict=True)), begin_anew=True)
+    else:
+        _apply(state, [(level, []) for level in levels if journal.read_engine in level._connections], begin_anew=True)
+
+
+def release_target(state: SessionState) -> None:
+    """Let go of what the buffered transaction holds on a SQLite target by having read there.
+
+    Without SQLite's WAL mode a reader in a transaction keeps every writer from committing, also the checkpointer that
+    it is about to wait for. The next read begins a transaction again. Other targets' readers block nobody.
+    """
+    journal = state.journal
+    if state.is_direct or journal.target.dialect.name != "sqlite":
         return
-    state.wrote = True
-    _apply(state, list(zip(levels, parts, strict=True)))
+    enrolled = [level for level in _levels(state.session) if journal.read_engine in level._connections]
+    if enrolled:
+        _apply(state, [(level, []) for level in enrolled], begin_anew=True)
 
 
-def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change]]]) -> None:
+def _apply(
+    state: SessionState, work: list[tuple[SessionTransaction, list[Change]]], *, begin_anew: bool = False
+) -> None:
+    """Execute changes on the target, each level's at that level.
+
+    `begin_anew`: what the transaction has done on the target so far is reading. That is ended first: its snapshot is
+    older than what was waited for, and SQLite lets no reader with an old snapshot write.
+    """
     journal = state.journal
     state.upgrading = True
     try:
         for level, changes in work:
-            connection = level._connection_for_bind(journal.read_engine, None)
+            enrolled: Any = level._connections.get(journal.read_engine) if begin_anew else None
+            if enrolled is None:
+                connection = level._connection_for_bind(journal.read_engine, None)
+            else:
+                connection, transaction = enrolled[0], enrolled[1]
+                if level.nested:
+                    connection.dialect.do_savepoint(connection, transaction._savepoint)
+                else:
+                    _begin_anew(connection, writes=state.wrote)
             if changes:
                 apply_changes(connection, ChangeSet(time.time_ns(), journal.origin, {}, changes))
     except BaseException as error:
@@ -63,6 +94,15 @@ def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change
         state.upgrading = False
 
 
+def _begin_anew(connection: Connection, *, writes: bool) -> None:
+    pooled: Any = connection.connection
+    had_begun = getattr(pooled.dbapi_connection, "in_transaction", False)
+    pooled.rollback()
+    if connection.dialect.name == "sqlite" and (writes or had_begun):
+        # As a writer where it writes at once: nobody can then write between its snapshot and its first statement.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
 def forward(state: SessionState) -> None:
     """Execute what has just been recorded of a transaction that is direct already, at the session's present level."""
     assert state.buffer is not None
@@ -71,19 +111,6 @@ def forward(state: SessionState) -> None:
         return
     state.wrote = True
     _apply(state, [(_levels(state.session)[-1], changes)])
-
-
-def upgrade_before_savepoint(state: SessionState) -> bool:
-    """Whether a connection to the target must not be opened at the session's present level without an upgrade.
-
-    It would open a savepoint there, and the changes buffered before that savepoint could no longer be executed outside
-    of it.
-    """
-    if state.is_direct or not state.has_changes:
-        return False
-    session = state.session
-    nested = session.get_nested_transaction()
-    return nested is not None and state.journal.read_engine not in nested._connections
 
 
 def _levels(session: Session) -> list[SessionTransaction]:

@@ -95,6 +95,9 @@ def test_a_table_without_pending_entries_is_read_at_once_while_another_waits(att
     )
     fill(factory)
     with factory() as session:
+        if session.get_bind().dialect.name in ("mysql", "mariadb"):
+            # Its default shows a transaction the snapshot of its first read, which therefore waits for everything.
+            session.connection(execution_options={"isolation_level": "READ COMMITTED"})
         # Nothing was ever committed to this table through the log.
         assert session.scalars(select(Audit)).all() == []
     with factory() as session:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import Engine, create_engine, delete, event, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 import walsync
+from tests.integration.session import models
 from tests.integration.session.conftest import Attach
 from tests.integration.session.models import Audit, Author, Book, Tag, book_tag
 
@@ -290,3 +293,88 @@ def test_orm_update_with_each_way_of_synchronising(journal: walsync.Journal, fac
             session.commit()
             session.refresh(author)
             assert author.visits == step
+
+
+# --------------------------------------------------------------------------------------------------- keys
+
+
+def test_keys_that_the_database_would_make_do_not_collide_with_reserved_ones(
+    journal: walsync.Journal, factory: Factory
+) -> None:
+    with factory() as session:
+        session.add(Author(name="reserved"))
+        session.commit()
+        session.execute(insert(Author).from_select(["name", "visits", "version"], select(Author.name + "!", 1, 1)))
+        session.add(Author(name="after select"))
+        session.commit()
+        session.execute(text("INSERT INTO author (name, visits, version) VALUES ('text', 0, 1)"))
+        session.add(Author(name="after text"))
+        session.commit()
+        assert session.scalar(insert(Author).values(name="returned", visits=0, version=1).returning(Author.id))
+        session.add(Author(name="after returning"))
+        session.commit()
+        with walsync.direct(session):
+            session.execute(insert(Author), [{"name": "many"}, {"name": "more"}])
+            session.execute(insert(Author.__table__).values([{"name": "x", "visits": 0, "version": 1}]))
+            session.commit()
+        session.execute(insert(Author).values([{"name": "y"}, {"name": "z"}]))
+        session.commit()
+        session.add(Author(name="last"))
+        session.commit()
+    assert len(names(factory)) == 13
+
+
+# --------------------------------------------------------------------------------------- real transactions
+
+
+@pytest.fixture
+def recipe(sqlite_url: str) -> Iterator[Engine]:
+    """SQLite with real transactions: the listeners that SQLAlchemy's documentation recommends, in WAL mode or not."""
+    engine = create_engine(sqlite_url)
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    models.create(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_sqlite_with_real_transactions(recipe: Engine, tmp_path: Path, mode: str) -> None:
+    with recipe.connect() as connection:
+        connection.connection.dbapi_connection.execute(f"PRAGMA journal_mode = {mode}")  # type: ignore[union-attr]
+    own: Factory = sessionmaker(recipe)
+    with walsync.attach(own, tmp_path / "log", keys=walsync.KeyConfig(block_keys=5)):
+        with own() as session:
+            session.add(Author(name="a"))
+            session.commit()
+            # A snapshot, which is older than what is applied next.
+            assert session.scalars(select(Author.name)).all() == ["a"]
+            with own() as other:
+                other.add(Author(name="b"))
+                other.commit()
+            session.add(Author(name="c"))
+            savepoint = session.begin_nested()
+            session.add(Book(title="gone"))
+            session.flush()
+            assert session.scalars(select(Author.name).order_by(Author.name)).all() == ["a", "b", "c"]
+            assert session.scalars(select(Book.title)).all() == ["gone"]
+            savepoint.rollback()
+            session.commit()
+        with own() as session:
+            # The first read takes the snapshot, so it waits for everything that was committed before.
+            session.add(Tag(name="red"))
+            session.commit()
+            assert session.scalars(select(Book)).all() == []
+            assert session.scalars(select(Tag.name)).all() == ["red"]
+            for step in range(12):
+                session.scalars(select(Book)).all()
+                session.add(Author(name=f"key {step}"))
+                session.commit()
+        assert len(names(own)) == 15
