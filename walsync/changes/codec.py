@@ -214,7 +214,8 @@ def _frozen(spec: Any) -> Any:
     return tuple([_frozen(part) for part in spec]) if type(spec) is list else spec
 
 
-def _row_document(change: RowChanges, rows: list[Any]) -> list[Any]:
+def row_header(change: RowChanges) -> list[Any]:
+    """The part of a row change's document that all changes of its shape share."""
     return [
         change.kind,
         change.table.schema,
@@ -223,11 +224,11 @@ def _row_document(change: RowChanges, rows: list[Any]) -> list[Any]:
         [_listed(spec) for spec in change.types],
         change.keys,
         [_listed(spec) for spec in change.key_types],
-        change.must_match,
-        change.commit_times,
-        # A row arrives from the journal as a tuple; tuples are an extension type, lists are native.
-        [list(row) for row in rows],
     ]
+
+
+def _row_document(change: RowChanges, rows: list[Any]) -> list[Any]:
+    return [*(change.header or row_header(change)), change.must_match, change.commit_times, rows]
 
 
 def _statement_document(change: StatementChange) -> list[Any]:
@@ -262,7 +263,9 @@ def encode_change_set(change_set: ChangeSet) -> list[bytes]:
         else:
             start = 0
             while True:
-                rows = change.rows[start : start + room]
+                # The whole list where it fits: most transactions are small, and a slice is a copy.
+                whole = start == 0 and len(change.rows) <= room
+                rows = change.rows if whole else change.rows[start : start + room]
                 current.append(_row_document(change, rows))
                 start += len(rows)
                 room -= len(rows)

@@ -35,7 +35,7 @@ class TableName(NamedTuple):
 class RowChanges:
     """Rows of one table changed in one way: same kind, same columns.
 
-    A row of an insert holds the values of `columns`; of an update the values of `columns`, then those of `keys`; of a
+    `rows` is a list of lists. A row of an insert holds the values of `columns`; of an update the values of `columns`, then those of `keys`; of a
     delete the values of `keys`. `keys` are the columns that find the row: its primary key, and its version where the
     mapping has one. `types` and `key_types` run parallel to them.
 
@@ -52,6 +52,23 @@ class RowChanges:
     rows: list[Any]
     must_match: bool = False
     commit_times: list[str] = field(default_factory=list)
+    header: list[Any] | None = field(default=None, compare=False, repr=False)
+    """The codec's: the encoded form of everything before the rows, kept from one commit of the same shape to the next."""
+
+    def with_rows(self, rows: list[Any], must_match: bool) -> RowChanges:
+        """A change of the same shape with other rows."""
+        return RowChanges(
+            self.kind,
+            self.table,
+            self.columns,
+            self.types,
+            self.keys,
+            self.key_types,
+            rows,
+            must_match,
+            self.commit_times,
+            self.header,
+        )
 
     def shape_key(self) -> tuple[Any, ...]:
         """Everything but the rows and `must_match`, as a hashable value."""

@@ -52,26 +52,14 @@ class TransactionBuffer:
         return self.owner is not None and self.owner.expects_rows
 
     def add_rows(self, shape: RowChanges, rows: Sequence[Any], must_match: bool) -> None:
-        """Add rows of a shape (a `RowChanges` without rows, one object per shape)."""
+        """Add rows, each a list that is nobody else's, of a shape (a `RowChanges` without rows, one object per shape)."""
         if self._open_shape is shape:
             last = self.changes[-1]
             assert isinstance(last, RowChanges)
             if last.must_match is must_match:
                 last.rows.extend(rows)
                 return
-        self.changes.append(
-            RowChanges(
-                shape.kind,
-                shape.table,
-                shape.columns,
-                shape.types,
-                shape.keys,
-                shape.key_types,
-                list(rows),
-                must_match,
-                shape.commit_times,
-            )
-        )
+        self.changes.append(shape.with_rows(list(rows), must_match))
         self._open_shape = shape
 
     def add_statement(self, statement: StatementChange) -> None:

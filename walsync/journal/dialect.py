@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from walsync.changes import RowChanges, describe_type
+from walsync.changes.codec import row_header
 from walsync.exceptions import NotCapturedError
 from walsync.journal.buffer import TransactionBuffer
 from walsync.journal.dbapi import IntegrityError, JournalConnection, JournalCursor, JournalDBAPI
@@ -68,6 +69,8 @@ class JournalDialect(DefaultDialect):
     driver = "log"
     default_paramstyle = "qmark"
     statement_compiler = _JournalCompiler
+    # A row's parameters arrive as a list of its own, which is kept as it is.
+    execute_sequence_format = list
 
     supports_statement_cache = True
     supports_alter = False
@@ -104,13 +107,13 @@ class JournalDialect(DefaultDialect):
     # ------------------------------------------------------------------------------------------ recording
 
     def do_execute(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
-        self._record(cursor, (parameters,), context)
+        self._record(cursor, [parameters], context)
 
     def do_executemany(self, cursor: Any, statement: str, parameters: Any, context: Any = None) -> None:
         self._record(cursor, parameters, context)
 
     def do_execute_no_params(self, cursor: Any, statement: str, context: Any = None) -> None:
-        self._record(cursor, ((),), context)
+        self._record(cursor, [[]], context)
 
     def _record(self, cursor: JournalCursor, rows: Sequence[Any], context: Any) -> None:
         compiled = context.compiled if context is not None else None
@@ -141,6 +144,7 @@ class JournalDialect(DefaultDialect):
             if len(self._shapes) >= _SHAPES_MAX:
                 self._shapes.clear()
             plan.shape = self._shapes.setdefault(plan.shape.shape_key(), plan.shape)
+            plan.shape.header = row_header(plan.shape)
         return plan
 
     def _record_rows(self, cursor: JournalCursor, plan: RowPlan, rows: Sequence[Any]) -> None:
@@ -153,15 +157,13 @@ class JournalDialect(DefaultDialect):
                         raise IntegrityError(f"NOT NULL constraint: {plan.table.fullname}.{name} must not be NULL")
         order = plan.order
         if order is not None:
-            rows = [tuple([row[index] for index in order]) for row in rows]
+            rows = [[row[index] for index in order] for row in rows]
         elif plan.key_column is not None:
-            keys = self.keys
-            keyed = []
+            key = 0
             for row in rows:
-                key = keys.next_key(plan.key_column)
-                keyed.append((*row, key))
-            rows = keyed
-            cursor.lastrowid = keyed[-1][-1]
+                key = self.keys.next_key(plan.key_column)
+                row.append(key)
+            cursor.lastrowid = key
         elif plan.explicit_key is not None:
             column, index = plan.explicit_key
             self.keys.note_keys(column, [row[index] for row in rows])

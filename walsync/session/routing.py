@@ -225,7 +225,8 @@ class SessionHooks:
             return
         state = state_of(session, self._journal)
         new = [instance_state(obj) for obj in session.new]
-        new.sort(key=_insert_order)
+        if len(new) > 1:
+            new.sort(key=_insert_order)
         scope = self._journal.scope
         for obj_state in new:
             found = self._key_attribute(obj_state.mapper)
