@@ -192,12 +192,14 @@ def test_pickles_are_recorded_as_bytes_and_never_loaded() -> None:
     assert pickle.loads(record([1])) == [1]
 
 
-@pytest.mark.parametrize("module", [sqlite, postgresql, mysql], ids=["sqlite", "postgresql", "mysql"])
-def test_every_type_that_a_dialect_exports_can_be_described(module: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "module"), [("sqlite", sqlite), ("postgresql", postgresql), ("mariadb", mysql)], ids=DIALECTS
+)
+def test_every_type_that_a_dialect_exports_can_be_described(name: str, module: Any) -> None:
     made = 0
-    target = module.dialect()
-    for name in module.__all__:
-        kind = getattr(module, name)
+    target = DIALECTS[name]
+    for exported in module.__all__:
+        kind = getattr(module, exported)
         if not (isinstance(kind, type) and issubclass(kind, TypeEngine)):
             continue
         try:
