@@ -3,7 +3,8 @@
 - `checkpointer`: `SQLAlchemyCheckpointer`, what the other layers and users see.
 - `applier`: the thread; what a failure leads to. `progress`: what it shares with everybody else.
 - `transaction`: one transaction of the target. `watermark`: the row that makes it exactly-once.
-- `apply`, `statements`: from recorded changes to what a driver executes; also used by sessions that go on directly.
+- `apply`, `statements`, `multirow`: from recorded changes to what a driver executes; also used by sessions that go on
+  directly.
 - `failures`: whose fault an error of the target is, as tables.
 - `engine`: the checkpointer's own pool. `batch`, `backlog`: the bounds. `config`, `status`, `events`: the words.
 

@@ -168,6 +168,9 @@ class Applier:
                 # Nothing more can become durable, and all that is has been applied. Committers get the log's own error.
                 progress.wait_interrupted()
                 return []
+        if log.checkpointed_id > after:
+            raise FencedError
+        durable_id = log.durable_id
         batch = Batch(self._config)
         delay_s = self._config.batch_delay_s
         sweep_s = min(delay_s / _SWEEPS, _SWEEP_MAX_S)
@@ -188,7 +191,35 @@ class Applier:
                 if not progress.interrupted:
                     batch.add_from(log.entries(ids(batch.change_sets)[1] if len(batch) else after))
                 break
-        return [] if progress.interrupted else batch.change_sets
+        if progress.interrupted:
+            return []
+        if not len(batch):
+            self._pass_over(durable_id)
+        return batch.change_sets
+
+    def _pass_over(self, through: EntryId) -> None:
+        """There are no entries up to this one: they were in segments that were abandoned when the log was opened.
+
+        That is the only way in which ids go missing, and passing over an entry would lose it. So the log is read from
+        its beginning once more before anything is done.
+        """
+        for entry in self._log.entries():
+            if self._after < entry.id <= through:
+                raise DamagedLogError(
+                    f"entry {entry.id} is in the log, and reading on after entry {self._after} did not find it; "
+                    "nothing is applied. Look at the log with `walsync verify`"
+                )
+            if entry.id > through:
+                break
+        if self._log.checkpointed_id > self._after:
+            raise FencedError
+        _logger.warning("passing over entries %d to %d, which were abandoned", self._after + 1, through)
+        self._target.pass_over(self._after, through)
+        self._after = through
+        self._release(through)
+        self._well()
+        self._progress.advance(through, 0, 0)
+        self._check_recovered()
 
     def _apply(self, change_sets: list[ChangeSet]) -> None:
         try:

@@ -163,6 +163,10 @@ class _Run:
                 result = connection.execute(
                     prepared.construct, named if len(named) > 1 else named[0], execution_options=options
                 )
+            elif prepared.multi_row is not None and len(rows) > 1:
+                for sql, values in prepared.multi_row.statements(prepared.bind(rows)):
+                    connection.exec_driver_sql(sql, values)
+                return len(rows)
             else:
                 bound = prepared.bind(rows)
                 result = connection.exec_driver_sql(
@@ -175,13 +179,20 @@ class _Run:
         return result.rowcount if counted else len(rows)
 
     def _execute_statement(self, change: StatementChange) -> None:
+        expected = change.expected_rows
+        options = None if expected is None else _KEEP_ROWCOUNT
         try:
             sql, parameters = prepare_statement(self._dialect, change)
-            self._connection.exec_driver_sql(sql, parameters)
+            result = self._connection.exec_driver_sql(sql, parameters, execution_options=options)
         except _VALUE_ERRORS as error:
             raise EntryRejectedError(
                 f"a recorded statement cannot be handed to the target's driver: {type(error).__name__}: {error}"
             ) from error
+        if expected is not None and result.rowcount != expected:
+            raise EntryRejectedError(
+                f"a statement on {', '.join(map(str, change.tables))} was to find {expected} rows and found "
+                f"{result.rowcount}; they were deleted or changed in the target by somebody else"
+            )
         self.count += 1
 
     def _counts_many(self) -> bool:

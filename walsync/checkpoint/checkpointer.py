@@ -156,9 +156,10 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
     def stop(self, drain: bool = False, timeout: float = 30.0) -> bool:
         """Ends the thread; with `drain`, first applies what is durable now. True if all of that is applied.
 
-        Waits up to `timeout` seconds for both together; a drain ends early when the checkpointer is paused, halted or
-        dead. Afterwards the thread is over, unless it is inside of a call to the database that does not return: then it
-        ends by itself when that does, and applies nothing more. May be called again; never raises for what waits.
+        Waits up to `timeout` seconds for both together; a drain ends early when the checkpointer is paused, blocked,
+        halted or dead. Afterwards the thread is over, unless it is inside of a call to the database that does not
+        return: then it ends by itself when that does, and applies nothing more. May be called again; never raises for
+        what waits.
         """
         log, thread = self._log, self._thread
         if log is None or thread is None:

@@ -18,8 +18,9 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Dialect, Engine
 from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
 
@@ -38,6 +39,25 @@ class ApplyingEngine(OptionEngine):
         # Before the base class, whose constructor may look at the pool.
         self._own_pool = pool
         super().__init__(target, {})
+        self._walsync_target = target
+        self._walsync_initialised = False
+
+    def initialise(self) -> None:
+        """Makes sure that the dialect knows its server, before the own pool is used. Connects once to the target.
+
+        SQLAlchemy lets the first connection of an engine ask the server about itself, and makes the others of the same
+        pool wait for the answers. Those of another pool it does not make wait: they would meet a dialect that is half
+        initialised by somebody else's first connection. So the first one is always made in the application's pool.
+        """
+        if self._walsync_initialised:
+            return
+        try:
+            with self._walsync_target.connect():
+                pass
+        except PoolTimeoutError:
+            # All connections of that pool are in use, so it has had a first one.
+            _logger.debug("the application's pool has no free connection")
+        self._walsync_initialised = True
 
     # To a type checker the base class's plain attribute; SQLAlchemy hides its own property in the same way.
     if not TYPE_CHECKING:
@@ -140,8 +160,7 @@ def begin(session: Session, engine: Engine) -> Connection:
         if getattr(dbapi_connection, "in_transaction", True) is False:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
-        detect = getattr(dialect, "detect_autocommit_setting", None)
-        if detect is not None and _detected(detect, dbapi_connection):
+        if _driver_autocommits(dialect, dbapi_connection):
             raise ConfigurationError(
                 f"the connections of the target {engine.url!r} commit each statement by themselves (autocommit of the "
                 "driver); entries could be applied in part. Take autocommit out of connect_args or of the listener "
@@ -157,8 +176,13 @@ def _autocommits(engine: Engine) -> bool:
     return isinstance(level, str) and level.upper() == "AUTOCOMMIT"
 
 
-def _detected(detect: Any, dbapi_connection: Any) -> bool:
-    try:
-        return bool(detect(dbapi_connection))
-    except NotImplementedError:
-        return False
+def _driver_autocommits(dialect: Dialect, dbapi_connection: Any) -> bool:
+    detect = getattr(dialect, "detect_autocommit_setting", None)  # since SQLAlchemy 2.0.43
+    if detect is not None:
+        try:
+            return bool(detect(dbapi_connection))
+        except NotImplementedError:
+            return False
+    if hasattr(dbapi_connection, "get_autocommit"):
+        return bool(dbapi_connection.get_autocommit())
+    return getattr(dbapi_connection, "autocommit", False) is True

@@ -146,7 +146,7 @@ class Progress:
             try:
                 while self.applied_id < through:
                     remaining = deadline - time.monotonic()
-                    if remaining <= 0 or self._state in ("halted", "failed", "stopped", "paused"):
+                    if remaining <= 0 or self._state in ("blocked", "halted", "failed", "stopped", "paused"):
                         return False
                     self._condition.wait(remaining)
             finally:

@@ -39,6 +39,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import BigInteger, TypeEngine
 
 from walsync.changes import RowChanges, StatementChange, TypeSpec, restore_type
+from walsync.checkpoint.multirow import MultiRowInsert, multi_row_insert
 from walsync.exceptions import CorruptEntryError, EntryRejectedError, TargetBlockedError
 
 __all__ = ["BindRows", "PreparedRows", "Shape", "prepare_rows", "prepare_statement", "shape_of"]
@@ -89,6 +90,9 @@ class PreparedRows:
     """From rows to the parameters of `construct`: dicts, not processed."""
 
     with_commit_time: bool
+
+    multi_row: MultiRowInsert | None = None
+    """For several rows, where the driver's executemany would send them one by one."""
 
 
 # Guards the WeakKeyDictionary itself; the dicts in it are only read and written whole, which the interpreter makes
@@ -179,7 +183,10 @@ def _finish(
     else:
         # SQLAlchemy may have to escape names for the driver; these have nothing to escape.
         bind = _named(names, processors)
-    return PreparedRows(construct, sql, bind, bind_named, with_commit_time)
+    multi_row = None
+    if kind == "insert" and with_commit_time and dialect.name in ("mysql", "mariadb"):
+        multi_row = multi_row_insert(sql, dialect.paramstyle)
+    return PreparedRows(construct, sql, bind, bind_named, with_commit_time, multi_row)
 
 
 def _positional(width: int, order: list[int], processors: Sequence[Callable[[Any], Any] | None]) -> BindRows:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from walsync.changes import ChangeSet
 from walsync.checkpoint.apply import apply_changes
 from walsync.checkpoint.batch import ids
-from walsync.checkpoint.engine import begin
+from walsync.checkpoint.engine import ApplyingEngine, begin
 from walsync.checkpoint.events import EventSource, call_before_replay
 from walsync.checkpoint.watermark import Watermark, resume_after
 from walsync.wal import EntryId, WriteAheadLog
@@ -57,6 +57,8 @@ class Target:
 
         Raises `WatermarkGapError`, or what the target raises.
         """
+        if isinstance(self.engine, ApplyingEngine):
+            self.engine.initialise()
         self._watermark.ensure_table(self.engine)
         found = self._read(log)
         if found is None:
@@ -110,6 +112,16 @@ class Target:
             # Rolls back what is not committed.
             session.close()
         return count
+
+    def pass_over(self, after: EntryId, through: EntryId) -> None:
+        """Moves the watermark over entries that no longer exist. Raises as `commit` does."""
+        session = self._session_factory(self.engine)
+        try:
+            if not self._watermark.advance(begin(session, self.engine), after, through):
+                raise FencedError
+            session.commit()
+        finally:
+            session.close()
 
     def _apply(self, session: Session, connection: Connection, change_sets: Sequence[ChangeSet], pinpoint: bool) -> int:
         dispatch: Any = self._events.dispatch

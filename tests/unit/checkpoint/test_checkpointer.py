@@ -27,7 +27,7 @@ from walsync.exceptions import (
     UsageError,
     WatermarkGapError,
 )
-from walsync.wal import EntryId, WriteAheadLog
+from walsync.wal import EntryId, LogConfig, Recovery, SegmentInfo, WriteAheadLog
 from walsync.wal.storage.memory import MemoryFile, MemoryStorage
 
 WAIT_S = 20.0
@@ -370,6 +370,31 @@ def test_two_appliers_apply_each_entry_once(engine: Engine, log: WriteAheadLog, 
     assert len(rows(engine)) == 200
     assert watermark(engine) == 200
     assert sum(racer.status.applied_entries for racer in racers) == 200
+
+
+class Abandoning(SQLAlchemyCheckpointer):
+    """Gives up what was written under the version "old"."""
+
+    def should_recover_segment(self, segment: SegmentInfo) -> Recovery:
+        return Recovery.ABANDON if segment.version_info == b"old" else Recovery.RECOVER
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_entries_of_abandoned_segments_are_passed_over(engine: Engine, start: Start, more: bool) -> None:
+    storage = MemoryStorage()
+    for version, numbers in ((b"first", (1, 2)), (b"old", (3, 4)), (b"last", (5,) if more else ())):
+        with WriteAheadLog.recover(storage, config=LogConfig(version_info=version)) as log:
+            for number in numbers:
+                append(log, insert((number, str(number))))
+    checkpointer = Abandoning(engine)
+    with WriteAheadLog.recover(storage, checkpointer, config=LogConfig(version_info=b"last")) as log:
+        checkpointer.start(log)
+        checkpointer.wait_applied(EntryId(4), WAIT_S)
+        append(log, insert((9, "9")))
+        checkpointer.wait_applied(log.last_id, WAIT_S)
+        assert watermark(engine) == log.last_id == log.checkpointed_id
+        checkpointer.stop()
+    assert [row[0] for row in rows(engine)] == ([1, 2, 5, 9] if more else [1, 2, 9])
 
 
 # ------------------------------------------------------------------------------------------------------- failures
