@@ -2,7 +2,9 @@
 
 Chunk 0 is ``[format, commit_time_ns, origin, metadata, changes]``, each further chunk ``[changes]``. Changes are
 split over chunks so that an entry of a million rows is read in bounded pieces. A row change is
-``[kind, schema, table, columns, types, keys, key_types, must_match, commit_times, rows]``; a statement
+``[shape, must_match, rows]``, where `shape` is the bytes of
+``[kind, schema, table, columns, types, keys, key_types, commit_times]``: a reader that meets them again need not decode
+them again. A statement is
 ``["statement", sql, parameters, types, tables, read_tables, dialect, expected_rows]``.
 
 Values that MessagePack has no type for are extension types:
@@ -41,7 +43,7 @@ from walsync.changes.model import CHANGE_KINDS, Change, ChangeSet, RowChanges, S
 from walsync.exceptions import CorruptEntryError, NotCapturedError
 from walsync.wal import EntryId
 
-__all__ = ["CHUNK_ROWS", "FORMAT", "decode_change_set", "encode_change_set"]
+__all__ = ["CHUNK_ROWS", "FORMAT", "decode_change_set", "encode_change_set", "encode_shape"]
 
 FORMAT: Final = 1
 CHUNK_ROWS: Final = 4096
@@ -214,21 +216,24 @@ def _frozen(spec: Any) -> Any:
     return tuple([_frozen(part) for part in spec]) if type(spec) is list else spec
 
 
-def row_header(change: RowChanges) -> list[Any]:
-    """The part of a row change's document that all changes of its shape share."""
-    return [
-        change.kind,
-        change.table.schema,
-        change.table.name,
-        change.columns,
-        [_listed(spec) for spec in change.types],
-        change.keys,
-        [_listed(spec) for spec in change.key_types],
-    ]
+def encode_shape(change: RowChanges) -> bytes:
+    """The bytes of a row change's shape; see the module's docstring."""
+    return _pack(
+        [
+            change.kind,
+            change.table.schema,
+            change.table.name,
+            list(change.columns),
+            _listed(change.types),
+            list(change.keys),
+            _listed(change.key_types),
+            list(change.commit_times),
+        ]
+    )
 
 
-def _row_document(change: RowChanges, rows: list[Any]) -> list[Any]:
-    return [*(change.header or row_header(change)), change.must_match, change.commit_times, rows]
+def _row_document(change: RowChanges, rows: list[list[Any]]) -> list[Any]:
+    return [change.header or encode_shape(change), change.must_match, rows]
 
 
 def _statement_document(change: StatementChange) -> list[Any]:
@@ -321,16 +326,16 @@ def _decode(entry_id: EntryId | None, chunks: Iterable[bytes]) -> ChangeSet:
     return change_set
 
 
-def _strings(value: Any) -> list[str]:
+def _strings(value: Any) -> tuple[str, ...]:
     if type(value) is not list or not all(type(item) is str for item in value):
         raise ValueError("a list of names is malformed")
-    return value
+    return tuple(value)
 
 
-def _specs(value: Any, count: int) -> list[Any]:
+def _specs(value: Any, count: int) -> tuple[Any, ...]:
     if type(value) is not list or len(value) != count:
         raise ValueError("types do not fit the columns")
-    return [_frozen(spec) for spec in value]
+    return tuple([_frozen(spec) for spec in value])
 
 
 def _table(schema: Any, name: Any) -> TableName:
@@ -355,22 +360,43 @@ def _decode_change(document: Any) -> Change:
             dialect,
             expected_rows,
         )
-    kind, schema, name, columns, types, keys, key_types, must_match, commit_times, rows = document
-    if kind not in CHANGE_KINDS or type(must_match) is not bool or type(rows) is not list:
+    header, must_match, rows = document
+    if type(header) is not bytes or type(must_match) is not bool or type(rows) is not list:
         raise ValueError("a row change is malformed")
-    change = RowChanges(
+    shape = _shapes.get(header)
+    if shape is None:
+        shape = _decode_shape(header)
+        if len(_shapes) >= _SHAPES_MAX:
+            _shapes.clear()
+        _shapes[header] = shape
+    width = shape.row_width
+    for row in rows:
+        if type(row) is not list or len(row) != width:
+            raise ValueError("a row does not have the width of its columns")
+    return shape.with_rows(rows, must_match)
+
+
+_SHAPES_MAX: Final = 4096
+_shapes: dict[bytes, RowChanges] = {}
+"""Decoded shapes. Its operations are atomic in the interpreter; at worst two threads decode the same one."""
+
+
+def _decode_shape(header: bytes) -> RowChanges:
+    kind, schema, name, columns, types, keys, key_types, commit_times = ormsgpack.unpackb(
+        header, ext_hook=_decode_extension
+    )
+    if kind not in CHANGE_KINDS:
+        raise ValueError("a change is of an unknown kind")
+    shape = RowChanges(
         kind,
         _table(schema, name),
         _strings(columns),
         _specs(types, len(columns)),
         _strings(keys),
         _specs(key_types, len(keys)),
-        rows,
-        must_match,
+        [],
+        False,
         _strings(commit_times),
     )
-    width = change.row_width
-    for row in rows:
-        if type(row) is not list or len(row) != width:
-            raise ValueError("a row does not have the width of its columns")
-    return change
+    shape.header = header
+    return shape

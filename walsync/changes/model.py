@@ -35,29 +35,32 @@ class TableName(NamedTuple):
 class RowChanges:
     """Rows of one table changed in one way: same kind, same columns.
 
-    `rows` is a list of lists. A row of an insert holds the values of `columns`; of an update the values of `columns`, then those of `keys`; of a
-    delete the values of `keys`. `keys` are the columns that find the row: its primary key, and its version where the
-    mapping has one. `types` and `key_types` run parallel to them.
+    `rows` is a list of lists. A row of an insert holds the values of `columns`; of an update the values of `columns`,
+    then those of `keys`; of a delete the values of `keys`. `keys` are the columns that find the row: its primary key,
+    and its version where the mapping has one. `types` and `key_types` run parallel to them.
 
     `commit_times` names columns that are not in the rows and that get the time of the commit.
     `must_match` says that each row must find exactly one row of the target, or the entry is rejected.
+
+    Everything but the rows is the change's *shape*, and immutable: changes of one shape share it. To change it, make
+    another object (`dataclasses.replace`).
     """
 
     kind: ChangeKind
     table: TableName
-    columns: list[str]
-    types: list[TypeSpec]
-    keys: list[str]
-    key_types: list[TypeSpec]
-    rows: list[Any]
+    columns: tuple[str, ...]
+    types: tuple[TypeSpec, ...]
+    keys: tuple[str, ...]
+    key_types: tuple[TypeSpec, ...]
+    rows: list[list[Any]]
     must_match: bool = False
-    commit_times: list[str] = field(default_factory=list)
-    header: list[Any] | None = field(default=None, compare=False, repr=False)
-    """The codec's: the encoded form of everything before the rows, kept from one commit of the same shape to the next."""
+    commit_times: tuple[str, ...] = ()
+    header: bytes | None = field(default=None, init=False, compare=False, repr=False)
+    """The codec's: the encoded shape, kept from one change to the next."""
 
-    def with_rows(self, rows: list[Any], must_match: bool) -> RowChanges:
+    def with_rows(self, rows: list[list[Any]], must_match: bool) -> RowChanges:
         """A change of the same shape with other rows."""
-        return RowChanges(
+        change = RowChanges(
             self.kind,
             self.table,
             self.columns,
@@ -67,20 +70,13 @@ class RowChanges:
             rows,
             must_match,
             self.commit_times,
-            self.header,
         )
+        change.header = self.header
+        return change
 
     def shape_key(self) -> tuple[Any, ...]:
         """Everything but the rows and `must_match`, as a hashable value."""
-        return (
-            self.kind,
-            self.table,
-            tuple(self.columns),
-            tuple(self.types),
-            tuple(self.keys),
-            tuple(self.key_types),
-            tuple(self.commit_times),
-        )
+        return self.kind, self.table, self.columns, self.types, self.keys, self.key_types, self.commit_times
 
     @property
     def row_width(self) -> int:

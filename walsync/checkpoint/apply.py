@@ -62,6 +62,8 @@ def apply_changes(
 
 def _same_shape(a: RowChanges, b: RowChanges) -> bool:
     """Whether two row changes differ in nothing but their rows. The same as equal `shape_of`, and cheaper."""
+    if a.header is not None and a.header is b.header:
+        return a.must_match is b.must_match
     return (
         a.kind == b.kind
         and a.table == b.table

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from walsync.checkpoint.applier import Applier
 from walsync.checkpoint.backlog import Backlog
 from walsync.checkpoint.config import CheckpointConfig
-from walsync.checkpoint.engine import make_engine
+from walsync.checkpoint.engine import ApplyingEngine, make_engine
 from walsync.checkpoint.events import EventSource
 from walsync.checkpoint.failures import classify, describe_error
 from walsync.checkpoint.progress import Progress
@@ -188,6 +188,15 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         if self._log is not None:
             self._log.wake()
 
+    def own_engine(self) -> Engine:
+        """The Engine with the checkpointer's own pool, ready for use by others in the background.
+
+        Connects to the target when it is called for the first time, and raises what that raises.
+        """
+        if isinstance(self.engine, ApplyingEngine):
+            self.engine.initialise()
+        return self.engine
+
     # ---------------------------------------------------------------------------------------------- questions
 
     @property
@@ -234,7 +243,8 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
 
         def ask() -> None:
             try:
-                target.synchronise(log)
+                # Known to everybody before the thread gets there: what is in need not be waited for.
+                self._progress.advance(target.synchronise(log), 0, 0)
                 outcome.append(None)
             except BaseException as error:  # noqa: BLE001  Handed to the caller below, which decides.
                 outcome.append(error)

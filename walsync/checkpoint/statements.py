@@ -61,11 +61,11 @@ def shape_of(change: RowChanges) -> Shape:
         change.kind,
         change.table,
         change.must_match,
-        tuple(change.columns),
-        tuple(change.types),
-        tuple(change.keys),
-        tuple(change.key_types),
-        tuple(change.commit_times),
+        change.columns,
+        change.types,
+        change.keys,
+        change.key_types,
+        change.commit_times,
     )
 
 

@@ -12,12 +12,10 @@ to a function: the session layer's, which appends them to the log.
 - `tables`: which tables a statement reads and writes.
 - `dialect`: the dialect, and `journal_engine()`.
 - `keys`, `key_sources`, `key_file`: primary keys before the target sees the row.
-- `engines`: an Engine with a connection pool of its own.
 """
 
 from walsync.journal.buffer import TransactionBuffer
 from walsync.journal.dialect import JournalDialect, journal_engine
-from walsync.journal.engines import private_engine
 from walsync.journal.keys import KeyAllocator, KeyConfig
 from walsync.journal.tables import StatementTables, table_name, tables_of
 
@@ -28,7 +26,6 @@ __all__ = [
     "StatementTables",
     "TransactionBuffer",
     "journal_engine",
-    "private_engine",
     "table_name",
     "tables_of",
 ]

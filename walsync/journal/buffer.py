@@ -52,7 +52,7 @@ class TransactionBuffer:
         return self.owner is not None and self.owner.expects_rows
 
     def add_rows(self, shape: RowChanges, rows: Sequence[Any], must_match: bool) -> None:
-        """Add rows, each a list that is nobody else's, of a shape (a `RowChanges` without rows, one object per shape)."""
+        """Add rows, each a list that is nobody else's, of a shape: a `RowChanges` without rows, one for each."""
         if self._open_shape is shape:
             last = self.changes[-1]
             assert isinstance(last, RowChanges)

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from walsync.changes import RowChanges, describe_type
-from walsync.changes.codec import row_header
+from walsync.changes.codec import encode_shape
 from walsync.exceptions import NotCapturedError
 from walsync.journal.buffer import TransactionBuffer
 from walsync.journal.dbapi import IntegrityError, JournalConnection, JournalCursor, JournalDBAPI
@@ -70,7 +70,7 @@ class JournalDialect(DefaultDialect):
     default_paramstyle = "qmark"
     statement_compiler = _JournalCompiler
     # A row's parameters arrive as a list of its own, which is kept as it is.
-    execute_sequence_format = list
+    execute_sequence_format = list  # type: ignore[assignment]
 
     supports_statement_cache = True
     supports_alter = False
@@ -144,7 +144,7 @@ class JournalDialect(DefaultDialect):
             if len(self._shapes) >= _SHAPES_MAX:
                 self._shapes.clear()
             plan.shape = self._shapes.setdefault(plan.shape.shape_key(), plan.shape)
-            plan.shape.header = row_header(plan.shape)
+            plan.shape.header = encode_shape(plan.shape)
         return plan
 
     def _record_rows(self, cursor: JournalCursor, plan: RowPlan, rows: Sequence[Any]) -> None:

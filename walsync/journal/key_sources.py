@@ -10,6 +10,7 @@ key to the database do not look there, and can collide with reserved keys: see t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -50,21 +51,25 @@ def column_id(column: Column[Any]) -> str:
 
 
 class TargetKeySource:
-    """Reserves blocks in the target, on connections of `engine`. Thread-safe; each fetch is its own transaction."""
+    """Reserves blocks in the target, on the Engine that `engine` returns. Thread-safe; each fetch is a transaction.
 
-    def __init__(self, engine: Engine) -> None:
+    The Engine should have a pool of its own: readers that hold a connection may be waiting for the keys.
+    """
+
+    def __init__(self, engine: Callable[[], Engine]) -> None:
         self._engine = engine
         self._table_exists = False
         self._sequences: dict[Column[Any], str | None] = {}
 
     def fetch(self, column: Column[Any], count: int, above: int) -> list[KeyRange]:
         """Reserve `count` keys. From walsync_keys they lie above `above`; a sequence goes its own way."""
-        if self._engine.dialect.name == "postgresql":
-            with self._engine.begin() as connection:
+        engine = self._engine()
+        if engine.dialect.name == "postgresql":
+            with engine.begin() as connection:
                 sequence = self._sequence(connection, column)
                 if sequence is not None:
                     return _from_sequence(connection, sequence, count)
-        return self._from_table(column, count, above)
+        return self._from_table(engine, column, count, above)
 
     def reserve_on(self, connection: Connection, column: Column[Any], count: int, above: int) -> list[KeyRange]:
         """Reserve inside of a transaction that the caller has begun. The key table must be there: see `fetch`."""
@@ -84,25 +89,25 @@ class TargetKeySource:
 
     # ---------------------------------------------------------------------------------------------- table
 
-    def _from_table(self, column: Column[Any], count: int, above: int) -> list[KeyRange]:
-        self._ensure_table()
+    def _from_table(self, engine: Engine, column: Column[Any], count: int, above: int) -> list[KeyRange]:
+        self._ensure_table(engine)
         name = column_id(column)
         try:
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 return [_reserve(connection, column, name, count, above)]
         except IntegrityError:
             # Another process inserted the row at the same moment; it is there now.
-            with self._engine.begin() as connection:
+            with engine.begin() as connection:
                 return [_reserve(connection, column, name, count, above)]
 
-    def _ensure_table(self) -> None:
+    def _ensure_table(self, engine: Engine) -> None:
         if self._table_exists:
             return
         try:
-            _METADATA.create_all(self._engine)
+            _METADATA.create_all(engine)
         except (OperationalError, ProgrammingError, IntegrityError):
             # Another process may have made it between the look and the CREATE.
-            with self._engine.connect() as connection:
+            with engine.connect() as connection:
                 connection.execute(select(KEYS_TABLE.c.next_key).limit(1))
         self._table_exists = True
 

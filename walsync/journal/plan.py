@@ -279,19 +279,18 @@ def _insert_plan(statement: Insert, table: Table, compiled: SQLCompiler, dialect
         elif not column.nullable and not _filled_by_target(column):
             missing = missing or _name(column)
     collected = _Columns(compiled, dialect)
+    row_columns = [*columns, *([] if key_column is None else [key_column])]
+    parameters = [*names, *([] if key_column is None else [None])]
     shape = RowChanges(
         "insert",
         table_name(table),
-        [_name(column) for column in columns],
-        [collected.spec(column, name) for column, name in zip(columns, names, strict=True)],
+        tuple([_name(column) for column in row_columns]),
+        tuple([collected.spec(column, name) for column, name in zip(row_columns, parameters, strict=True)]),
+        (),
+        (),
         [],
-        [],
-        [],
-        commit_times=[_name(column) for column in times],
+        commit_times=tuple([_name(column) for column in times]),
     )
-    if key_column is not None:
-        shape.columns.append(_name(key_column))
-        shape.types.append(collected.spec(key_column, None))
     explicit = None
     if autoincrement is not None and autoincrement in columns:
         explicit = (autoincrement, columns.index(autoincrement))
@@ -374,12 +373,12 @@ def _update_plan(statement: Update, table: Table, compiled: SQLCompiler, dialect
     shape = RowChanges(
         "update",
         table_name(table),
-        [_name(column) for column in columns],
-        [collected.spec(column, name) for column, name in zip(columns, set_names, strict=True)],
-        [_name(column) for column, _ in keys],
-        [collected.spec(column, name) for column, name in keys],
+        tuple([_name(column) for column in columns]),
+        tuple([collected.spec(column, name) for column, name in zip(columns, set_names, strict=True)]),
+        tuple([_name(column) for column, _ in keys]),
+        tuple([collected.spec(column, name) for column, name in keys]),
         [],
-        commit_times=[_name(column) for column in times],
+        commit_times=tuple([_name(column) for column in times]),
     )
     return RowPlan(shape, table, None if order is True else order, None, None, _not_null(columns), None)
 
@@ -396,10 +395,10 @@ def _delete_plan(statement: Delete, table: Table, compiled: SQLCompiler, dialect
     shape = RowChanges(
         "delete",
         table_name(table),
-        [],
-        [],
-        [_name(column) for column, _ in keys],
-        [collected.spec(column, name) for column, name in keys],
+        (),
+        (),
+        tuple([_name(column) for column, _ in keys]),
+        tuple([collected.spec(column, name) for column, name in keys]),
         [],
     )
     return RowPlan(shape, table, None if order is True else order, None, None, (), None)

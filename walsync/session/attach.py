@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from walsync.checkpoint import CheckpointConfig
 from walsync.exceptions import AttachError
-from walsync.journal import KeyAllocator, KeyConfig, private_engine
+from walsync.journal import KeyAllocator, KeyConfig
 from walsync.journal.key_file import KeyFile
 from walsync.journal.key_sources import TargetKeySource
 from walsync.session.config import SessionConfig
@@ -67,17 +67,15 @@ def attach(
     checkpointer = RecoveringCheckpointer(
         pending, engine, config=checkpoint or CheckpointConfig(), session_factory=_applying_sessions(sessions)
     )
-    keys_engine = private_engine(engine)
     opened = WriteAheadLog.recover(directory, checkpointer, config=log or LogConfig())
     try:
-        allocator = KeyAllocator(TargetKeySource(keys_engine), KeyFile(directory), keys or KeyConfig())
+        allocator = KeyAllocator(TargetKeySource(checkpointer.own_engine), KeyFile(directory), keys or KeyConfig())
         journal = Journal(
             target=engine,
             log=opened,
             checkpointer=checkpointer,
             pending=pending,
             keys=allocator,
-            keys_engine=keys_engine,
             scope=scope,
             config=session or SessionConfig(),
         )

@@ -56,7 +56,6 @@ class Journal(EventSource):
         checkpointer: SQLAlchemyCheckpointer,
         pending: PendingTables,
         keys: KeyAllocator,
-        keys_engine: Engine,
         scope: Scope,
         config: SessionConfig,
     ) -> None:
@@ -70,7 +69,6 @@ class Journal(EventSource):
         self.engine: Engine = journal_engine(target.dialect, keys, self._commit)
         self.reads = ReadEngine(self, target)
         self.read_engine: Engine = self.reads.engine
-        self._keys_engine = keys_engine
         self._pending = pending
         self._detach: list[Callable[[], None]] = []
         self._lock = threading.Lock()  # guards the counters below and _closed; no I/O while it is held
@@ -204,15 +202,16 @@ class Journal(EventSource):
 
     @property
     def closed(self) -> bool:
+        """Whether `close()` was called."""
         return self._closed
 
     def close(self, drain: bool = True, timeout: float | None = None) -> None:
         """Detach the sessions, apply the backlog if `drain`, and close the log. Idempotent.
 
         `timeout` bounds the drain, in seconds; None is `SessionConfig.drain_timeout_s` (30). What is not applied by
-        then stays in the log and is replayed when it is opened again; nothing is lost. A drain that the target makes
-        impossible (unreachable, halted) ends early in the same way. A transaction that is open when its session is
-        detached can only be rolled back.
+        then stays in the log and is replayed when it is opened again; nothing is lost. The drain ends early when the
+        checkpointer is paused, blocked or halted. A transaction that is open when its session is detached can only be
+        rolled back.
         """
         with self._lock:
             if self._closed:
@@ -221,15 +220,13 @@ class Journal(EventSource):
         for undo in self._detach:
             undo()
         try:
-            self.checkpointer.stop(drain=drain, timeout=self.config.drain_timeout_s if timeout is None else timeout)
+            self.keys.close()
         finally:
             try:
-                self.keys.close()
+                self.checkpointer.stop(drain=drain, timeout=self.config.drain_timeout_s if timeout is None else timeout)
             finally:
                 self.log.close()
                 self.engine.dispose()
-                if self._keys_engine is not self.target:
-                    self._keys_engine.dispose()
 
     def __enter__(self) -> Journal:  # noqa: PYI034 - typing.Self is not in Python 3.10
         return self

@@ -449,7 +449,7 @@ def test_updates_of_commit_times_and_versions(empty_mariadb_url: str) -> None:
     with engine.begin() as connection:
         connection.execute(items.insert().values(id=1, name="a", version=1))
         versioned = RowChanges(
-            "update", ITEMS, ["version"], [integer], ["id", "version"], [integer] * 2, [[2, 1, 1]], must_match=True
+            "update", ITEMS, ("version",), (integer,), ("id", "version"), (integer,) * 2, [[2, 1, 1]], must_match=True
         )
         apply_changes(connection, change_set(versioned))
         with pytest.raises(EntryRejectedError, match="version = 1"):

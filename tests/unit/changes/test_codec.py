@@ -46,7 +46,7 @@ def change_set(*changes: Any, metadata: dict[str, Any] | None = None) -> ChangeS
 
 
 def rows(values: list[Any], kind: str = "insert") -> RowChanges:
-    return RowChanges(kind, TableName("s", "t"), ["x"], [("integer",)], [], [], [[value] for value in values])  # type: ignore[arg-type]
+    return RowChanges(kind, TableName("s", "t"), ("x",), (("integer",),), (), (), [[value] for value in values])  # type: ignore[arg-type]
 
 
 def round_trip(value: Any) -> Any:
@@ -131,13 +131,13 @@ def test_headers_and_statements_come_back() -> None:
     row = RowChanges(
         "update",
         TableName(None, "t"),
-        ["x"],
-        [("array", ("enum", "colour", None, ("a", "b"), True), None)],
-        ["id", "version"],
-        [("integer",), ("integer",)],
+        ("x",),
+        (("array", ("enum", "colour", None, ("a", "b"), True), None),),
+        ("id", "version"),
+        (("integer",), ("integer",)),
         [[["a"], 1, 2]],
         True,
-        ["changed"],
+        ("changed",),
     )
     original = change_set(statement, row, metadata={"request": "abc", "tags": [1, 2]})
     decoded = decode_change_set(EntryId(7), encode_change_set(original))
@@ -155,6 +155,10 @@ def test_a_large_entry_is_split_into_chunks_and_keeps_its_rows_in_order(count: i
     decoded = decode_change_set(EntryId(1), chunks)
     found = [row[0] for change in decoded.changes if isinstance(change, RowChanges) for row in change.rows]
     assert found == [*range(count), "last"]
+
+
+def shape(*parts: Any) -> bytes:
+    return ormsgpack.packb(list(parts))
 
 
 WHOLE = encode_change_set(change_set(rows([1, "x", decimal.Decimal("2.5")])))[0]
@@ -181,10 +185,16 @@ def test_random_bytes_are_refused(chunks: list[bytes]) -> None:
         [1, "0", "o", {}, []],
         [1, 0, 5, {}, []],
         [1, 0, "o", [], []],
-        [1, 0, "o", {}, [["insert", None, "t", ["x"], [["integer"]], [], [], False, [], [[1, 2]]]]],
-        [1, 0, "o", {}, [["upsert", None, "t", ["x"], [["integer"]], [], [], False, [], [[1]]]]],
-        [1, 0, "o", {}, [["insert", None, "t", ["x"], [], [], [], False, [], [[1]]]]],
-        [1, 0, "o", {}, [["insert", 4, "t", ["x"], [["integer"]], [], [], False, [], [[1]]]]],
+        [1, 0, "o", {}, [[shape("insert", None, "t", ["x"], [["integer"]], [], [], []), False, [[1, 2]]]]],
+        [1, 0, "o", {}, [[shape("insert", None, "t", ["x"], [["integer"]], [], [], []), 0, [[1]]]]],
+        [1, 0, "o", {}, [[shape("insert", None, "t", ["x"], [["integer"]], [], [], []), False, [1]]]],
+        [1, 0, "o", {}, [[shape("upsert", None, "t", ["x"], [["integer"]], [], [], []), False, [[1]]]]],
+        [1, 0, "o", {}, [[shape("insert", None, "t", ["x"], [], [], [], []), False, [[1]]]]],
+        [1, 0, "o", {}, [[shape("insert", 4, "t", ["x"], [["integer"]], [], [], []), False, [[1]]]]],
+        [1, 0, "o", {}, [[shape("insert", None, "t", [5], [["integer"]], [], [], []), False, [[1]]]]],
+        [1, 0, "o", {}, [[shape("insert"), False, [[1]]]]],
+        [1, 0, "o", {}, [[b"\xc1", False, [[1]]]]],
+        [1, 0, "o", {}, [["insert", False, [[1]]]]],
         [1, 0, "o", {}, [["statement", "sql", [], {}, [], [], "x", None]]],
         [1, 0, "o", {}, [["statement", "sql", {}, {}, [], [], "x", "1"]]],
         [1, 0, "o", {}, [7]],

@@ -31,22 +31,24 @@ def insert(*rows: tuple[Any, ...], table: TableName = ITEMS, commit_times: tuple
     return RowChanges(
         "insert",
         table,
-        ["id", "name"],
-        [INTEGER, STRING],
-        [],
-        [],
+        ("id", "name"),
+        (INTEGER, STRING),
+        (),
+        (),
         [list(row) for row in rows],
-        commit_times=list(commit_times),
+        commit_times=tuple(commit_times),
     )
 
 
 def update(*rows: tuple[Any, ...], table: TableName = ITEMS, must_match: bool = True) -> RowChanges:
     """Rows (new name, id)."""
-    return RowChanges("update", table, ["name"], [STRING], ["id"], [INTEGER], [list(row) for row in rows], must_match)
+    return RowChanges(
+        "update", table, ("name",), (STRING,), ("id",), (INTEGER,), [list(row) for row in rows], must_match
+    )
 
 
 def delete(*keys: int, table: TableName = ITEMS, must_match: bool = True) -> RowChanges:
-    return RowChanges("delete", table, [], [], ["id"], [INTEGER], [[key] for key in keys], must_match)
+    return RowChanges("delete", table, (), (), ("id",), (INTEGER,), [[key] for key in keys], must_match)
 
 
 def statement(sql: str, dialect: str, **parameters: Any) -> StatementChange:

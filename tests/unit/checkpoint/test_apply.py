@@ -170,10 +170,10 @@ def test_a_version_that_has_moved_on_is_rejected(connection: Connection) -> None
     change = RowChanges(
         "update",
         TableName(None, "items"),
-        ["version"],
-        [integer],
-        ["id", "version"],
-        [integer, integer],
+        ("version",),
+        (integer,),
+        ("id", "version"),
+        (integer, integer),
         [[6, 1, 4]],
         must_match=True,
     )
@@ -189,10 +189,10 @@ def test_null_in_a_key_finds_no_row_and_is_rejected(connection: Connection) -> N
     change = RowChanges(
         "delete",
         TableName(None, "items"),
-        [],
-        [],
-        ["id", "version"],
-        [integer, integer],
+        (),
+        (),
+        ("id", "version"),
+        (integer, integer),
         [[1, None]],
         must_match=True,
     )
@@ -211,7 +211,7 @@ def test_a_value_that_the_driver_cannot_take_is_the_entrys_fault(connection: Con
 
 
 def test_a_value_that_a_bind_processor_cannot_take_is_the_entrys_fault(connection: Connection) -> None:
-    change = RowChanges("insert", TableName(None, "items"), ["id", "name"], [("integer",), ("date",)], [], [], [[1, 5]])
+    change = RowChanges("insert", TableName(None, "items"), ("id", "name"), (("integer",), ("date",)), (), (), [[1, 5]])
     with pytest.raises(EntryRejectedError, match="TypeError"):
         apply_changes(connection, change_set(change))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_postgresql_overrides_identity_and_casts() -> None:
 
 def test_names_with_everything_in_them_are_quoted_and_do_not_mislead() -> None:
     change = insert((1, "a"), table=TableName("My Schema", 'order ") VALUES ('))
-    change.columns[1] = "a%b) VALUES (c:d"
+    change = dataclasses.replace(change, columns=("id", "a%b) VALUES (c:d"))
     made = sql(psycopg(), change)
     head, found, tail = made.partition(" OVERRIDING SYSTEM VALUE ")
     assert found
@@ -66,7 +67,13 @@ def test_names_with_everything_in_them_are_quoted_and_do_not_mislead() -> None:
 
 def test_a_version_column_is_written_and_compared() -> None:
     change = RowChanges(
-        "update", TableName(None, "t"), ["version"], [("integer",)], ["id", "version"], [("integer",)] * 2, [[2, 7, 1]]
+        "update",
+        TableName(None, "t"),
+        ("version",),
+        (("integer",),),
+        ("id", "version"),
+        (("integer",),) * 2,
+        [[2, 7, 1]],
     )
     made = prepared(pysqlite(), change)
     assert made.sql == "UPDATE t SET version=? WHERE t.id = ? AND t.version = ?"
@@ -74,7 +81,7 @@ def test_a_version_column_is_written_and_compared() -> None:
 
 
 def test_an_insert_without_columns_takes_the_defaults() -> None:
-    change = RowChanges("insert", TableName(None, "t"), [], [], [], [], [[], []])
+    change = RowChanges("insert", TableName(None, "t"), (), (), (), (), [[], []])
     assert prepared(pysqlite(), change).sql == "INSERT INTO t DEFAULT VALUES"
     assert prepared(pysqlite(), change).bind(change.rows) == [(), ()]
     assert prepared(psycopg(), change).sql == "INSERT INTO t DEFAULT VALUES"
@@ -87,10 +94,10 @@ def test_bind_processors_run_for_the_columns_that_have_one() -> None:
     change = RowChanges(
         "insert",
         TableName(None, "t"),
-        ["id", "day"],
-        [("integer",), ("date",)],
-        [],
-        [],
+        ("id", "day"),
+        (("integer",), ("date",)),
+        (),
+        (),
         [[1, datetime.date(2020, 2, 3)], [2, None]],
     )
     assert prepared(pysqlite(), change).bind(change.rows) == [(1, "2020-02-03"), (2, None)]

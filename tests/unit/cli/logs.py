@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from click.testing import Result
 from sqlalchemy import String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from typer.testing import CliRunner
@@ -61,8 +60,9 @@ def segment_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("segment-*"))
 
 
-def invoke(*arguments: str | Path) -> Result:
-    result: Result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+def invoke(*arguments: str | Path) -> Any:
+    """The command's result: `exit_code`, `stdout`, `stderr`, `output`. A traceback fails the test."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

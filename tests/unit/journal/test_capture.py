@@ -159,7 +159,7 @@ def test_an_orm_insert_is_rows_with_the_recorded_form_of_every_value(recorder: R
     )
     assert isinstance(people, RowChanges)
     assert people.table == TableName(None, "person")
-    assert people.commit_times == ["created"]
+    assert people.commit_times == ("created",)
     (row,) = people.rows
     values = dict(zip(people.columns, row, strict=True))
     assert values.pop("extra").startswith(b"\x80")
@@ -219,10 +219,10 @@ def test_an_orm_update_names_key_and_version_and_must_match(recorder: Recorder, 
     person.name = "Eve"
     session.commit()
     change = only(recorder)
-    assert (change.kind, change.columns, change.keys) == ("update", ["name", "version"], ["id", "version"])
+    assert (change.kind, change.columns, change.keys) == ("update", ("name", "version"), ("id", "version"))
     assert change.rows == [["Eve", 2, 101, 1]]
     assert change.must_match
-    assert change.commit_times == ["changed"]
+    assert change.commit_times == ("changed",)
 
 
 def test_an_orm_delete_names_key_and_version_and_must_match(recorder: Recorder, session: Session) -> None:
@@ -233,7 +233,7 @@ def test_an_orm_delete_names_key_and_version_and_must_match(recorder: Recorder, 
     session.delete(person)
     session.commit()
     change = only(recorder)
-    assert (change.kind, change.columns, change.keys, change.rows) == ("delete", [], ["id", "version"], [[101, 1]])
+    assert (change.kind, change.columns, change.keys, change.rows) == ("delete", (), ("id", "version"), [[101, 1]])
     assert change.must_match
 
 
@@ -305,7 +305,7 @@ def test_core_executemany_is_one_group_of_rows_with_keys(recorder: Recorder) -> 
         connection.execute(insert(club), [{"size": 1}, {"size": 2}])
         connection.execute(insert(club), [{"size": 3}])
     change = only(recorder)
-    assert change.columns == ["size", "id"]
+    assert change.columns == ("size", "id")
     assert change.rows == [[1, 101], [2, 102], [3, 103]]
 
 
@@ -333,7 +333,7 @@ def test_an_update_by_bound_parameters_finds_its_order(recorder: Recorder) -> No
     with recorder.engine.begin() as connection:
         connection.execute(statement, [{"l": 1, "r": 2, "v": 3}, {"l": 4, "r": 5, "v": 6}])
     change = only(recorder)
-    assert (change.columns, change.keys) == (["value"], ["right", "left"])
+    assert (change.columns, change.keys) == (("value",), ("right", "left"))
     assert change.rows == [[3, 2, 1], [6, 5, 4]]
 
 
@@ -345,7 +345,7 @@ def test_an_update_of_a_key_keeps_old_and_new_apart(recorder: Recorder, session:
     row.left = 9
     session.commit()
     change = only(recorder)
-    assert (change.columns, change.keys, change.rows) == (["left"], ["left", "right"], [[9, 1, 2]])
+    assert (change.columns, change.keys, change.rows) == (("left",), ("left", "right"), [[9, 1, 2]])
 
 
 def test_a_where_on_part_of_the_key_is_a_statement(recorder: Recorder) -> None:
@@ -393,9 +393,9 @@ def test_the_current_time_as_a_value_is_the_commit_time(recorder: Recorder) -> N
     inserted, updated = recorder.changes
     assert isinstance(inserted, RowChanges)
     assert isinstance(updated, RowChanges)
-    assert inserted.commit_times == ["created"]
+    assert inserted.commit_times == ("created",)
     assert "created" not in inserted.columns
-    assert updated.commit_times == ["changed"]
+    assert updated.commit_times == ("changed",)
 
 
 def test_the_current_time_in_a_statement_is_the_time_of_its_execution(recorder: Recorder) -> None:

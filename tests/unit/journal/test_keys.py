@@ -143,7 +143,7 @@ def test_blocks_from_the_key_table_start_above_the_largest_key_and_never_overlap
     METADATA.create_all(engine)
     with engine.begin() as connection:
         connection.execute(COLUMN.table.insert().values(id=50))
-    one, two = TargetKeySource(engine), TargetKeySource(engine)
+    one, two = TargetKeySource(lambda: engine), TargetKeySource(lambda: engine)
     assert one.fetch(COLUMN, 10, 0) == [(51, 60)]
     assert two.fetch(COLUMN, 10, 0) == [(61, 70)]
     assert one.fetch(COLUMN, 10, 100) == [(101, 110)]
@@ -162,7 +162,7 @@ def test_blocks_from_the_key_table_start_above_the_largest_key_and_never_overlap
 def test_a_reservation_inside_of_a_transaction_is_undone_with_it(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 't.sqlite'}")
     METADATA.create_all(engine)
-    source = TargetKeySource(engine)
+    source = TargetKeySource(lambda: engine)
     assert source.fetch(COLUMN, 10, 0) == [(1, 10)]
     with engine.connect() as connection:
         assert source.reserve_on(connection, COLUMN, 1, 0) == [(11, 11)]

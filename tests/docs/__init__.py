@@ -1,0 +1,1 @@
+"""The README, the documentation and the examples run, and say what the package does."""

@@ -1,0 +1,93 @@
+"""Looking at a log from outside, as `status` and `verify` do: without its lock, and whether or not it is in use.
+
+Never writes, never takes a lock, never makes a file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from walsync.cli.output import error_console
+from walsync.exceptions import LogError
+from walsync.wal import LogVerification, verify_log
+from walsync.wal.log import LOCK_FILE
+
+__all__ = ["examine", "holder_of"]
+
+_LOOKS_AT_A_LOG_IN_USE = 3
+
+
+def examine(directory: Path) -> LogVerification:
+    """Checks the whole log, with a progress bar where somebody can see it. Raises `LogError` if there is none."""
+    if not directory.is_dir():
+        raise LogError(f"{directory} is not a directory; give the directory of a log")
+    with Progress(
+        TextColumn("reading the log"),
+        BarColumn(),
+        DownloadColumn(),
+        console=error_console,
+        transient=True,
+        disable=not error_console.is_terminal,
+    ) as bars:
+        task = bars.add_task("", total=None)
+
+        def show(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        return _examine_until_it_holds_still(directory, show)
+
+
+def _examine_until_it_holds_still(directory: Path, show: Callable[[int, int], None]) -> LogVerification:
+    # A segment that is recycled while it is read looks like damage; looked at again, it does not. Damage stays.
+    found = verify_log(directory, show)
+    for _ in range(_LOOKS_AT_A_LOG_IN_USE - 1):
+        if found.ok or holder_of(directory) is None:
+            break
+        found = verify_log(directory, show)
+    return found
+
+
+def holder_of(directory: Path) -> int | None:
+    """The process that has the log open; None if none has, or none that can be seen from here.
+
+    The kernel's list of locks is read, instead of trying to take the lock: that would make an application that starts
+    at this moment believe that the log is in use. Locks of other containers are not in the list.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        lock = (directory / LOCK_FILE).stat()
+        table = Path("/proc/locks").read_text(encoding="ascii")
+    except OSError:
+        return None
+    for line in table.splitlines():
+        # "1: FLOCK  ADVISORY  WRITE 4711 08:01:1311 0 EOF"; lines of waiting processes have an arrow before the kind.
+        fields = line.split()
+        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(lock.st_ino):
+            process_id = int(fields[4])
+            if _has_open(process_id, lock):
+                return process_id
+    return None
+
+
+def _has_open(process_id: int, wanted: os.stat_result) -> bool:
+    # The list names files by device and inode, and the device is not the one that stat() shows on every file system.
+    descriptors = Path(f"/proc/{process_id}/fd")
+    try:
+        for descriptor in descriptors.iterdir():
+            try:
+                if os.path.samestat(descriptor.stat(), wanted):
+                    return True
+            except FileNotFoundError:
+                continue
+    except PermissionError:
+        # Another user's process, and the inode fits.
+        return True
+    except OSError:
+        return False
+    return False
