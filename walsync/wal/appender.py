@@ -3,8 +3,9 @@
 Owns the log's tail. Never syncs on its own, and never decides when: that is `group_commit`.
 
 Invariants: everything here is called under `lock`. An entry gets all of its segments before its first byte is
-written, so that a full disk rejects it whole. After a failed write the log is poisoned: what of it reached the disk is unknown, and
-nothing is written behind it. `written` moves only behind a whole entry, so no promise ever ends inside of one.
+written, so that a full disk rejects it whole. After a failed write the log is poisoned: what of it reached the disk is
+unknown, and nothing is written behind it. `written` moves only behind a whole entry, so no promise ever ends inside of
+one.
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ class Appender:
             while True:
                 piece = entry.piece(index, start, min(fragment, length - start))
                 flags = (FIRST if start == 0 else 0) | (LAST if start + len(piece) == length else 0)
-                self._room_for(DATA_HEADER_BYTES + aligned(len(piece)), entry_id)
+                self._room_for(DATA_HEADER_BYTES + aligned(len(piece)), entry_id, begun=first_position > 0)
                 position = self._base + self._offset
                 rest = DATA_REST.pack(
                     DATA, flags, _DATA_WORDS, position, len(piece), self._epoch, self._chain, self._checksum(piece),
@@ -268,7 +269,7 @@ class Appender:
                     break
         data = entry.piece(last, 0, lengths[last]) if inline else b""
         byte_length += len(data)
-        self._room_for(BOUNDARY_HEADER_BYTES + aligned(len(data)), entry_id if first_position else entry_id - 1)
+        self._room_for(BOUNDARY_HEADER_BYTES + aligned(len(data)), entry_id, begun=first_position > 0)
         position = self._base + self._offset
         promise = self.durable[0]
         rest = BOUNDARY_REST.pack(
@@ -280,9 +281,9 @@ class Appender:
             entry.positions.append(position)
         self.promised = promise
 
-    def _room_for(self, frame_bytes: int, entry_id: int) -> None:
+    def _room_for(self, frame_bytes: int, entry_id: int, *, begun: bool) -> None:
         if self._offset + frame_bytes > self._limit:
-            self.next_segment(last_id=entry_id)
+            self.next_segment(last_id=entry_id if begun else entry_id - 1)
 
     def _put(self, rest: bytes, data: bytes | memoryview) -> None:
         """Write the frame whose header but for its CRC is `rest`."""
@@ -355,6 +356,7 @@ class Appender:
             created_ns=self._clock_ns(),
             next_id=self.next_id,
             version_info=self._config.version_info,
+            continues=old.last_id == self.next_id,
         )
         segment = Segment(name, header)
         # The order matters to a concurrent sync: it looks at the active file first, then at the retired ones.

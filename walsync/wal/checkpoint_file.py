@@ -1,4 +1,4 @@
-"""Writing the checkpoint file. Owns its open handle and the generation of its slots; the layout is `checkpoint_slots`."""
+"""Writing the checkpoint file. Owns its open handle and its slots' generation; `checkpoint_slots` has the layout."""
 
 from __future__ import annotations
 

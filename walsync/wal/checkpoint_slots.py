@@ -1,7 +1,7 @@
 """The checkpoint file: how far the log is released, in two slots written in turn.
 
-Owns the layout of `checkpoint`, 8192 bytes. A slot is synced before a segment that it releases is recycled; a write that
-a crash tears leaves the other slot, which is older and still true. Never touches a segment.
+Owns the layout of `checkpoint`, 8192 bytes. A slot is synced before a segment that it releases is recycled; a write
+that a crash tears leaves the other slot, which is older and still true. Never touches a segment.
 
 Slot of 4096 bytes, at offset `generation % 2 * 4096`, little-endian:
 

@@ -63,5 +63,5 @@ class Checkpointer:
         """Called while opening, once for each entry not yet checkpointed, in order."""
 
     def checkpoint_to(self, last_id: EntryId, entries: Iterator[Entry], log: WriteAheadLog) -> None:
-        """Make `entries`, the last of which is `last_id`, durable elsewhere. The log releases them when this returns."""
+        """Make `entries` durable elsewhere, the last of which is `last_id`. When this returns they are released."""
         raise NotImplementedError(f"{type(self).__name__} must implement checkpoint_to")

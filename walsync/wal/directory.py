@@ -24,7 +24,7 @@ __all__ = ["LogDirectory", "SlotFile", "read_directory", "read_exactly"]
 
 
 class SlotFile(NamedTuple):
-    """A slot file. `header` is the newer whole copy of its header, `damaged_copy` the offset of a copy that is not it."""
+    """A slot file. `header` is the newer whole copy of its header, `damaged_copy` where a copy lies that is not it."""
 
     name: str
     size: int

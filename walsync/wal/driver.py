@@ -50,8 +50,8 @@ class CheckpointDriver:
         if error is None:
             return None
         failed = CheckpointFailedError(
-            f"the checkpointer failed ({error!r}) and entries after {self._log.checkpointed_id} stay in the log. It is called "
-            f"again in {self._config.checkpoint_retry_s} s; this call did nothing and may be repeated"
+            f"the checkpointer failed ({error!r}) and entries after {self._log.checkpointed_id} stay in the log. It is "
+            f"called again in {self._config.checkpoint_retry_s} s; this call did nothing and may be repeated"
         )
         failed.__cause__ = error
         return failed
@@ -63,23 +63,21 @@ class CheckpointDriver:
             self._asked_through = max(self._asked_through, through)
             self._error = None
             self._changed.notify_all()
-            while self._log.checkpointed_id < through:
-                if self._error is not None:
-                    break
+        while self._log.checkpointed_id < through:
+            error = self.take_error()
+            if error is not None:
+                raise error
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise LogTimeoutError(
+                    f"entries up to {through} were not checkpointed within {timeout_s} s "
+                    f"(LogConfig.checkpoint_timeout_s); {self._log.checkpointed_id} is. The checkpointer goes on"
+                )
+            with self._changed:
                 if self._stopping or not self._thread.is_alive():
                     raise LogClosedError("the log was closed while a checkpoint was waited for")
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    raise LogTimeoutError(
-                        f"entries up to {through} were not checkpointed within {timeout_s} s "
-                        f"(LogConfig.checkpoint_timeout_s); {self._log.checkpointed_id} is. The checkpointer goes on"
-                    )
-                self._changed.wait(min(left_s, 1.0))
-            else:
-                return
-        error = self.take_error()
-        if error is not None:
-            raise error
+                if self._log.checkpointed_id < through and self._error is None:
+                    self._changed.wait(min(left_s, 1.0))
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after the call that is under way; False if that takes longer than `timeout_s`."""
@@ -102,11 +100,11 @@ class CheckpointDriver:
         failed = False
         while True:
             with self._changed:
-                if failed and not self._stopping:
-                    self._changed.wait(self._config.checkpoint_retry_s)
-                while not self._stopping and not self._due():
-                    # Commits do not notify: that would cost every one of them. A look ten times a second is cheap.
-                    self._changed.wait(_LOOK_S)
+                if failed:
+                    self._changed.wait_for(lambda: self._stopping, self._config.checkpoint_retry_s)
+                # Commits do not notify: that would cost every one of them. A look ten times a second is cheap.
+                while not self._changed.wait_for(lambda: self._stopping or self._due(), _LOOK_S):
+                    pass
                 if self._stopping:
                     return
             failed = not self._call()

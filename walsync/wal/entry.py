@@ -70,17 +70,21 @@ class Entry:
         `chunk_positions`.
         """
         parts = self._raw[5]
+        if type(parts) is bytes:
+            return iter((parts,))
         if parts is None:
             return self._source.chunks_of(self._raw[1], self.id)
-        return iter([data for _, data in parts])
+        return iter([data for _, data in parts])  # type: ignore[misc]
 
     @property
     def chunk_positions(self) -> list[LogPosition]:
         """Where its chunks lie, in order."""
         parts = self._raw[5]
+        if type(parts) is bytes:
+            return [LogPosition(self._raw[1], self.id)]
         if parts is None:
             return [LogPosition(position, self.id) for position in self._source.positions_of(self._raw[1], self.id)]
-        return [LogPosition(position, self.id) for position, _ in parts]
+        return [LogPosition(position, self.id) for position, _ in parts]  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"<Entry {self.id}: {self.chunk_count} chunks, {self.byte_length} bytes>"
@@ -122,7 +126,7 @@ class EntryWriter:
         return self._entry.size
 
     def write_chunk(self, data: bytes | bytearray | memoryview) -> ChunkRecord:
-        """Add a chunk. Raises `EntryTooLargeError` past `LogConfig.max_entry_bytes`; the entry can only be rolled back."""
+        """Add a chunk. Past `LogConfig.max_entry_bytes`: `EntryTooLargeError`, and only a rollback is left."""
         with self.open_chunk() as chunk:
             chunk.write(data)
         return chunk.record

@@ -14,7 +14,8 @@ Segment header (512 bytes):
     0    8   magic "walsyncS"
     8    2   major version; 10  2  minor version
     12   4   header size (512)
-    16   4   compat flags; 20  4  incompat flags; 24  4  read-only-compat flags
+    16   4   compat flags: 1 the segment begins inside of an entry; 20  4  incompat flags: 1 abandoned
+    24   4   read-only-compat flags
     28   1   checksum kind (1 CRC32C, 2 CRC-32); 29  1  alignment (8); 30  2  length of the version info
     32   16  log uuid
     48   8   sequence of the segment, from 1
@@ -34,7 +35,7 @@ Segment header (512 bytes):
 Frame header (DATA 40 bytes, all others 72):
 
     0    4   CRC of the rest of the header, going on from the CRC of the log's uuid
-    4    1   type: 1 DATA, 2 COMMIT, 3 RECOVERY, 4 SEAL, 5 HINT; from 128 on: may be skipped by a reader that does not know
+    4    1   type: 1 DATA, 2 COMMIT, 3 RECOVERY, 4 SEAL, 5 HINT; a reader skips types from 128 on that it does not know
     5    1   flags: 1 first fragment of a chunk, 2 last fragment of a chunk, 4 the payload is the entry's last chunk
     6    2   header size / 8
     8    8   position of this frame
@@ -83,6 +84,7 @@ SEGMENT_HEADER_BYTES = 512
 SECOND_HEADER_OFFSET = 4096
 FRAMES_OFFSET = 8192
 ALIGNMENT = 8
+CONTINUES_FLAG = 1  # compat: only a reader that begins here has to know
 ABANDONED_FLAG = 1  # incompat: a reader that does not know it would look for frames
 
 DATA = 1
@@ -134,6 +136,7 @@ class SegmentHeader(NamedTuple):
     created_ns: int
     next_id: int
     version_info: bytes = b""
+    continues: bool = False
     abandoned: bool = False
     end: int = 0
     end_chain: int = 0
@@ -147,7 +150,7 @@ class SegmentHeader(NamedTuple):
             MAJOR_VERSION,
             MINOR_VERSION,
             SEGMENT_HEADER_BYTES,
-            0,
+            CONTINUES_FLAG if self.continues else 0,
             ABANDONED_FLAG if self.abandoned else 0,
             0,
             self.checksum_kind,
@@ -183,9 +186,20 @@ def unpack_segment_header(data: bytes, where: str) -> SegmentHeader | None:
     if len(data) < SEGMENT_HEADER_BYTES or data[:8] != SEGMENT_MAGIC:
         return None
     fields = _SEGMENT_HEADER.unpack_from(data)
-    (_, major, _, header_bytes, _, incompat, read_only_compat, kind, alignment, info_length, log_uuid, *numbers) = (
-        fields
-    )
+    (
+        _,
+        major,
+        _,
+        header_bytes,
+        compat,
+        incompat,
+        read_only_compat,
+        kind,
+        alignment,
+        info_length,
+        log_uuid,
+        *numbers,
+    ) = fields
     crc = CRC.unpack_from(data, _HEADER_CRC_OFFSET)[0]
     body = data[:_HEADER_CRC_OFFSET]
     # A kind that is not known may be damage or a newer version: it is the newer version if another kind's CRC fits.
@@ -233,6 +247,7 @@ def unpack_segment_header(data: bytes, where: str) -> SegmentHeader | None:
         created_ns=created_ns,
         next_id=next_id,
         version_info=data[_VERSION_INFO_OFFSET : _VERSION_INFO_OFFSET + info_length],
+        continues=bool(compat & CONTINUES_FLAG),
         abandoned=bool(incompat & ABANDONED_FLAG),
         end=end,
         end_chain=end_chain,

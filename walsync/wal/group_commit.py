@@ -4,9 +4,9 @@ Owns who syncs, who waits, and what is durable. Never writes a frame itself: tha
 
 The first thread that wants its entry durable leads: it writes what others have queued, syncs without the append lock,
 publishes, and hands the lead to the first of those whose entries came too late. Every waiter has a lock of its own, so
-that exactly the threads whose entries are durable wake up. While a sync runs and somebody waits already, an entry is not
-written by its own thread but queued, and the next leader writes the whole queue: threads that need not run do not fight
-for the interpreter.
+that exactly the threads whose entries are durable wake up. While a sync runs and somebody waits already, an entry is
+not written by its own thread but queued, and the next leader writes the whole queue: threads that need not run do not
+fight for the interpreter.
 
 The lead is given up in `finally`. An error of a write or a sync poisons the log and reaches every waiter; an entry that
 is merely rejected (`LogFullError`) reaches its own caller alone. Nothing is ever synced a second time after a failure.
@@ -136,22 +136,27 @@ class GroupCommit:
             self._lead(waiter)
 
     def _lead(self, own: _Waiter | None) -> None:
-        """Write the queue, sync, publish, wake, hand over. Raises nothing: errors are in the waiters."""
+        """Write the queue, sync, publish, wake, hand over. Errors go to the waiters; only an interrupt is raised."""
         appender = self._appender
         target: tuple[int, int] | None = None
         failure: BaseException | None = None
-        rejected = False
+        interrupt: BaseException | None = None
         try:
             if self._queue:
-                rejected = self._write_queue()
-            if self.refusal is None or self.poison_cause is None:
-                target = appender.sync()
-        except BaseException as error:
+                self._write_queue()
+            if self.poison_cause is None:
+                # While the log is being closed, another sync may have covered everything, and the files are gone.
+                everything_is_durable = appender.written == appender.durable
+                target = appender.durable if everything_is_durable else appender.sync()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows what is on the disk now
             failure = self.poison(error, "sync")
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            # A signal's handler raised during the sync, whose outcome nobody will know.
+            failure, interrupt = self.poison(error, "sync"), error
         finally:
             if failure is None and self.poison_cause is not None:
                 failure, target = self.refusal, None
-            successor = self._publish(target, failure, own, rejected)
+            successor = self._publish(target, failure, own)
             if successor is not None:
                 successor.leads = True
                 successor.lock.release()
@@ -160,15 +165,17 @@ class GroupCommit:
         if self.on_sync is not None:
             callback, self.on_sync = self.on_sync, None
             callback()
+        if interrupt is not None:
+            raise interrupt
 
     def _publish(
-        self, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None, rejected: bool
+        self, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None
     ) -> _Waiter | None:
         """Wake whoever is served; returns the next leader, with `_leading` still set for it."""
         mutex = self._mutex
         mutex.acquire()
         try:
-            if target is not None:
+            if target is not None and failure is None:
                 self._appender.durable = target
                 self.sync_count += 1
             waiting = self._waiting
@@ -196,9 +203,8 @@ class GroupCommit:
             waiter.lock.release()
         return successor
 
-    def _write_queue(self) -> bool:
-        """Write what others have queued, in their order. True if some of it was rejected."""
-        rejected = False
+    def _write_queue(self) -> None:
+        """Write what others have queued, in their order."""
         # The write gives the entries their places, so it is under the lock.
         with self._append_lock:
             with self._mutex:
@@ -212,8 +218,6 @@ class GroupCommit:
                     waiter.entry_id = self._write(work)
                 except WalsyncError as error:
                     waiter.error = error
-                    rejected = True
-        return rejected
 
     # ------------------------------------------------------------------------------------------- other syncs
 
@@ -256,10 +260,11 @@ class GroupCommit:
         where = self._appender.file
         path = getattr(where, "path", None) or self._appender.segment.name
         if self.poison_cause is None:
+            offset = self._appender.written[0] - self._appender.segment.base
             error = LogPoisonedError(
-                f"a {action} of {path} failed ({cause!r}), near offset {self._appender.written[0] - self._appender.segment.base}, "
-                f"after entry {self._appender.durable[1]}, the last one known to be durable. Nothing is committed any more: "
-                "close the log and open it again, which finds out what is there; look at the disk first"
+                f"a {action} of {path} failed ({cause!r}), near offset {offset}, after entry "
+                f"{self._appender.durable[1]}, the last one known to be durable. Nothing is committed any more: close "
+                "the log and open it again, which finds out what is there; look at the disk first"
             )
             error.__cause__ = cause
             self.poison_cause = cause

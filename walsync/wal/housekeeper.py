@@ -27,7 +27,7 @@ class Housekeeper:
         self._commits = commits
         self._idle_hint_s = idle_hint_s
         self._event = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="walsync-log", daemon=True)
 
     def start(self) -> None:
@@ -37,7 +37,7 @@ class Housekeeper:
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread; False if it is still in a call to the system after `timeout_s`."""
-        self._stopping = True
+        self._stopping.set()
         self._event.set()
         if self._thread is threading.current_thread():
             return True
@@ -47,7 +47,7 @@ class Housekeeper:
     def _run(self) -> None:
         seen = -1
         idle_s = self._idle_hint_s
-        while not self._stopping:
+        while not self._stopping.is_set():
             try:
                 self._pool.prepare()
             except Exception:
@@ -66,8 +66,9 @@ class Housekeeper:
             woken = self._event.wait(timeout_s)
             self._event.clear()
             position = appender.durable[0]
-            if not woken and not self._stopping and position == seen:
+            if not woken and not self._stopping.is_set() and position == seen:
                 self._hint()
+                self._pool.trim()
             seen = position
 
     def _hint(self) -> None:

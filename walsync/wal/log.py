@@ -1,7 +1,8 @@
 """`WriteAheadLog`: the log as its users see it.
 
 Owns the life of an open log: the directory's lock, its threads, which segments are in use, how far it is released. The
-work is done by the parts: `opening` recovers, `group_commit` and `appender` write, `reader` reads, `segments` keeps files.
+work is done by the parts: `opening` recovers, `group_commit` and `appender` write, `reader` reads, `segments` keeps the
+files.
 
 One process, and one object in it, has a directory open at a time.
 """
@@ -14,10 +15,11 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from walsync.exceptions import (
+    EntryNotFoundError,
     EntryTooLargeError,
     LogClosedError,
     LogError,
@@ -109,11 +111,14 @@ class WriteAheadLog:
         checkpointer: Checkpointer | None = None,
         *,
         config: LogConfig | None = None,
+        clock_ns: Callable[[], int] = time.time_ns,
+        new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
     ) -> WriteAheadLog:
         """Open the log in a directory (or another `Storage`), making it if there is none, and recover what is in it.
 
         Blocks while everything that is not checkpointed is read and checked; then `checkpointer` is asked about each
-        segment and given each entry. What it raises ends the opening and is raised here.
+        segment and given each entry. What it raises ends the opening and is raised here. `clock_ns` and `new_uuid` are
+        where a new segment's creation time and a new log's identity come from.
 
         Raises `LogLockedError` if the directory is open elsewhere, `DamagedLogError` if bytes that were durable are not
         there (nothing is changed then), `LogVersionError` for a log of another version, `ConfigurationError` for a
@@ -121,20 +126,26 @@ class WriteAheadLog:
         """
         config = LogConfig() if config is None else config
         storage = storage_of(directory, config)
-        storage.prepare()
-        lock = storage.lock(LOCK_FILE, config.lock_timeout_s)
+        try:
+            storage.prepare()
+            lock = storage.lock(LOCK_FILE, config.lock_timeout_s)
+        except OSError as error:
+            raise LogError(
+                f"the log directory {storage.describe('')} cannot be locked: {error}. Look at the disk and the "
+                "directory's permissions, then open the log again"
+            ) from error
         if lock is None:
             raise LogLockedError(
-                f"the log directory {storage.describe('')} is open in another process, or in another WriteAheadLog of this "
-                "one. Close that first; if it is about to end, wait for it with LogConfig(lock_timeout_s=…)"
+                f"the log directory {storage.describe('')} is open in another process, or in another WriteAheadLog of "
+                "this one. Close that first; if it is about to end, wait for it with LogConfig(lock_timeout_s=...)"
             )
         try:
-            opened = open_log(storage, config, checkpointer, clock_ns=time.time_ns, new_uuid=uuid.uuid4)
+            opened = open_log(storage, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
         except OSError as error:
             lock.release()
             raise LogError(
-                f"the log in {storage.describe('')} cannot be opened: {error}. Nothing durable was lost; look at the disk and "
-                "the directory's permissions, then open it again"
+                f"the log in {storage.describe('')} cannot be opened: {error}. Nothing durable was lost; look at the "
+                "disk and the directory's permissions, then open it again"
             ) from error
         except BaseException:
             lock.release()
@@ -203,8 +214,8 @@ class WriteAheadLog:
 
     def _refuse_size(self, size: int) -> None:
         raise EntryTooLargeError(
-            f"the entry has {size} bytes, and LogConfig.max_entry_bytes is {self.config.max_entry_bytes}. Nothing of it was "
-            "written; split it, or raise the bound"
+            f"the entry has {size} bytes, and LogConfig.max_entry_bytes is {self.config.max_entry_bytes}. Nothing of "
+            "it was written; split it, or raise the bound"
         )
 
     def _raise_driver_trouble(self) -> None:
@@ -305,7 +316,7 @@ class WriteAheadLog:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def open_chunk(self, position: LogPosition) -> io.BufferedReader:
-        """The chunk at a position as a binary stream that needs at most some 2 MiB of memory. Errors as in `read_at`."""
+        """The chunk at a position as a binary stream; it takes some 2 MiB of memory at most. Errors as in `read_at`."""
         self._check_readable()
         return io.BufferedReader(ChunkReader(self._reader.fragments(position)), _READ_BYTES)
 
@@ -331,14 +342,29 @@ class WriteAheadLog:
 
     def file_of(self, segment: Segment) -> StorageFile:
         """For the reader: the segment's file."""
-        return self._files.get(segment.name)
+        try:
+            return self._files.get(segment.name)
+        except OSError as error:
+            raise self.reading_failed(segment, error) from error
 
     def path_of(self, segment: Segment) -> str:
         """For the reader: what messages call the segment's file."""
         return self._storage.describe(segment.name)
 
+    def reading_failed(self, segment: Segment, error: OSError) -> Exception:
+        """For the reader: what a failed read is to its caller."""
+        if self._closed:
+            return LogClosedError(f"the log in {self._storage.describe('')} was closed while it was read")
+        if isinstance(error, FileNotFoundError):
+            return EntryNotFoundError(
+                f"segment {segment.sequence} was released, and its file removed, while it was read"
+            )
+        return LogError(
+            f"{self._storage.describe(segment.name)} cannot be read: {error}. Look at the disk; the log was not changed"
+        )
+
     def wait_durable(self, after: EntryId, timeout: float | None = None) -> bool:
-        """Wait until an entry after `after` is durable: True. False after `timeout` seconds, or when `wake()` is called.
+        """Wait until an entry after `after` is durable: True. False after `timeout` seconds, or at a call of `wake()`.
 
         Raises `LogClosedError` or `LogPoisonedError` when nothing more can become durable.
         """
@@ -358,10 +384,12 @@ class WriteAheadLog:
         durable_position, durable_id = self._appender.durable
         if through > durable_id:
             raise UsageError(f"entry {through} cannot be released: the last durable entry is {durable_id}")
+        if through <= self._checkpointed[1]:
+            return
+        self._check_readable()
         with self._release_mutex:
             if through <= self._checkpointed[1]:
                 return
-            self._check_readable()
             position = durable_position if through == durable_id else self._position_behind(through)
             self._checkpointed = (position, through)
             self._recycle(through, durable_position)
@@ -407,6 +435,8 @@ class WriteAheadLog:
                 self._remove(segment.name)
         self._pool.forget(count - len(reusable))
         self._pool.give_back(reusable)
+        if not self._pool.threaded:
+            self._pool.trim()
 
     def _remove(self, name: str) -> None:
         self._files.drop(name)
@@ -448,8 +478,8 @@ class WriteAheadLog:
                     left_s = deadline - time.monotonic()
                     if left_s <= 0:
                         raise LogTimeoutError(
-                            f"entries up to {through} were not checkpointed within {self.config.checkpoint_timeout_s} s "
-                            f"(LogConfig.checkpoint_timeout_s); {self.checkpointed_id} is. The checkpointer goes on"
+                            f"entries up to {through} were not checkpointed within {self.config.checkpoint_timeout_s} "
+                            f"s (LogConfig.checkpoint_timeout_s); {self.checkpointed_id} is. The checkpointer goes on"
                         )
                     self._released_changed.wait(min(left_s, 1.0))
         finally:
@@ -498,6 +528,7 @@ class WriteAheadLog:
         except LogPoisonedError:
             # Whoever committed has been told; closing goes on.
             return
+        self._pool.trim()
         with self._release_mutex:
             slot = self._checkpoint_file.slot
             position, checkpointed_id = self._checkpointed
@@ -506,8 +537,9 @@ class WriteAheadLog:
                     self._checkpoint_file.write(checkpointed_id, position, self._segments[0].sequence)
                 except OSError as error:
                     raise LogError(
-                        f"the checkpoint file in {self._storage.describe('')} could not be written while closing: {error}. "
-                        "Nothing is lost; entries that are applied already are handed out again after the next opening"
+                        f"the checkpoint file in {self._storage.describe('')} could not be written while closing: "
+                        f"{error}. Nothing is lost; entries that are applied already are handed out again after the "
+                        "next opening"
                     ) from error
 
     def shutdown(self, timeout: float | None = None) -> None:
@@ -527,14 +559,18 @@ class WriteAheadLog:
         return f"<WriteAheadLog {self._storage.describe('')!r}: {state}, entries to {self.last_id}>"
 
     def _forget_in_child(self) -> None:
+        # The threads that held these locks are not in the child.
+        self._release_mutex = threading.Lock()
+        self._segments_mutex = threading.Lock()
+        self._released_changed = threading.Condition()
         self._commits.forget_in_child()
         self._files.forget_in_child()
         self._reader.forget_in_child()
         self._lock.forget_in_child()
         self._commits.refuse(
             LogClosedError(
-                f"the log in {self._storage.describe('')} was opened by process {self._process_id}, and this is its forked "
-                f"child {os.getpid()}: only one of them may use it. Open logs after the fork"
+                f"the log in {self._storage.describe('')} was opened by process {self._process_id}, and this is its "
+                f"forked child {os.getpid()}: only one of them may use it. Open logs after the fork"
             )
         )
 

@@ -5,6 +5,7 @@ A handle that is dropped here is closed when its last user lets it go, so a read
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import OrderedDict
 
@@ -22,12 +23,15 @@ class OpenFiles:
         self._storage = storage
         self._read_only = read_only
         self._files: OrderedDict[str, StorageFile] = OrderedDict()
-        # Guards `_files`. A file is opened under it: twice would be worse than waiting.
+        self._closed = False
+        # Guards the fields above. A file is opened under it: twice would be worse than waiting.
         self._mutex = threading.Lock()
 
     def get(self, name: str) -> StorageFile:
-        """The open file of this name."""
+        """The open file of this name. `OSError` after `close`."""
         with self._mutex:
+            if self._closed:
+                raise OSError(errno.EBADF, "the files of the log were closed", name)
             file = self._files.get(name)
             if file is None:
                 file = self._files[name] = self._storage.open(name, read_only=self._read_only)
@@ -45,6 +49,7 @@ class OpenFiles:
     def close(self) -> None:
         """Close every file, also those that a reader still holds."""
         with self._mutex:
+            self._closed = True
             files = list(self._files.values())
             self._files.clear()
         for file in files:

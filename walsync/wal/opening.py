@@ -3,11 +3,13 @@
 Owns every change that recovery makes on the disk. What it finds is judged by `recovery`. The order is:
 
 1. read and check everything; damage ends here, with nothing changed;
-2. move aside the segments that the checkpointer abandons;
-3. take stale segments out of the log, so that none is mistaken for a continuation later;
+2. write the checkpoint slot again that was read, and sync it: it may have come from memory only, and free files are
+   about to be used on its word;
+3. move aside the segments that the checkpointer abandons;
 4. write the kept tail again, from the last promise on, and sync it: a read after a failed sync may come from pages that
    never reached the disk, and a sync that finds them clean does nothing;
-5. write RECOVERY with the next epoch and sync; only then are appends accepted.
+5. take stale segments out of the log, so that none is mistaken for a continuation later;
+6. write RECOVERY with the next epoch and sync; only then are appends accepted.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 from walsync.exceptions import DamagedLogError
 from walsync.wal.appender import Appender, Tail
 from walsync.wal.checkpoint_file import CheckpointFile, create_checkpoint_file
-from walsync.wal.checkpoint_slots import CheckpointSlot
+from walsync.wal.checkpoint_slots import CHECKPOINT_FILE, CheckpointSlot
 from walsync.wal.checkpointer import Recovery
 from walsync.wal.checksum import KINDS, checksum_function
 from walsync.wal.config import LogConfig
@@ -180,14 +182,15 @@ class _Opener:
         if next_id <= self._checkpoint.checkpointed_id:
             raise DamagedLogError(
                 f"the log in {self._storage.describe('')} ends with entry {next_id - 1}, and its checkpoint says that "
-                f"entry {self._checkpoint.checkpointed_id} was released: segments are missing or damaged, the last of them "
-                f"{walk.segments[-1].name}. Restore the directory from a copy"
+                f"entry {self._checkpoint.checkpointed_id} was released: segments are missing or damaged, the last of "
+                f"them {walk.segments[-1].name}. Restore the directory from a copy"
             )
         self._keep_until(position, next_id)
         torn_bytes = max(0, walk.stop_position - position)
+        self._settle_checkpoint()
         self._abandon()
-        self._free_slots()
         self._rewrite_tail(position)
+        self._free_slots()
         return self._start(position, chain, epoch, next_id, torn_bytes)
 
     def _keep_until(self, position: int, next_id: int) -> None:
@@ -198,6 +201,15 @@ class _Opener:
         for segment in segments:
             segment.last_id = min(segment.last_id, next_id - 1)
         self._segments = segments
+
+    def _settle_checkpoint(self) -> None:
+        """The same bytes at the same place: whatever a power cut leaves of this write is what was there."""
+        file = self._storage.open(CHECKPOINT_FILE)
+        try:
+            write_all(file, self._checkpoint.pack(), self._checkpoint.offset)
+            file.sync()
+        finally:
+            file.close()
 
     # -------------------------------------------------------------------------------------------- abandoning
 
@@ -289,10 +301,15 @@ class _Opener:
     def _rewrite_tail(self, position: int) -> None:
         promise = self._walk.scanner.promise
         for segment in self._segments:
-            if segment.abandoned or segment.end <= promise:
+            if segment.end <= promise and not segment.abandoned:
                 continue
             file = self._storage.open(segment.name)
             try:
+                if segment.abandoned:
+                    # A bridge that a killed process made and did not sync: what it bridges is moved away after this.
+                    write_all(file, segment.header.pack_area(), 0)
+                    file.sync()
+                    continue
                 offset = max(FRAMES_OFFSET, promise - segment.base)
                 end = segment.end - segment.base
                 if promise <= segment.start:
@@ -302,7 +319,8 @@ class _Opener:
                     data = read_exactly(file, min(_COPY_BYTES, end - offset), offset)
                     if not data:
                         raise DamagedLogError(
-                            f"{self._storage.describe(segment.name)} became shorter than {end} bytes while it was opened"
+                            f"{self._storage.describe(segment.name)} became shorter than {end} bytes while it was "
+                            "opened"
                         )
                     write_all(file, data, offset)
                     offset += len(data)

@@ -56,8 +56,8 @@ class SpilledEntry(PendingEntry):
             self._file.write(data)
         except OSError as error:
             raise LogError(
-                f"cannot write the temporary file of a large entry in {tempfile.gettempdir()}: {error}. Nothing reached "
-                "the log. Make room there, or set TMPDIR"
+                f"cannot write the temporary file of a large entry in {tempfile.gettempdir()}: {error}. Nothing "
+                "reached the log. Make room there, or set TMPDIR"
             ) from error
         self.size += len(data)
         self.lengths[-1] += len(data)

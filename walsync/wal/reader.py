@@ -1,7 +1,8 @@
 """Reading a log that is open, or a list of its segments: entries in order, chunks by position.
 
-Owns the cursors that make reading on cheap. Never reads past what is durable, and never writes. A segment may be recycled
-while it is read: then what is found there does not fit its position, and the reader says that the entry was released.
+Owns the cursors that make reading on cheap. Never reads past what is durable, and never writes. A segment may be
+recycled while it is read: then what is found there does not fit its position, and the reader says that the entry was
+released.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ class ReadableLog(Protocol):
 
     def path_of(self, segment: Segment) -> str:
         """What messages call it."""
+
+    def reading_failed(self, segment: Segment, error: OSError) -> Exception:
+        """What to raise when the system cannot read the segment's file."""
 
 
 class _Cursor:
@@ -145,9 +149,9 @@ class LogReader:
             for cursor in self._idle:
                 usable = cursor.segment.sequence >= segments[0].sequence and cursor.reaches(entry_id)
                 # One that the segment's beginning is behind of is no help.
-                if usable and cursor.next_known() >= segment.first_id:
-                    if best is None or cursor.next_known() > best.next_known():
-                        best = cursor
+                usable = usable and cursor.next_known() >= segment.first_id
+                if usable and (best is None or cursor.next_known() > best.next_known()):
+                    best = cursor
             if best is not None:
                 self._idle.remove(best)
                 best.rewind_to(entry_id)
@@ -164,7 +168,10 @@ class LogReader:
         log, scanner = self._log, cursor.scanner
         while True:
             limit, _ = log.readable_through
-            entries = scanner.read(limit)
+            try:
+                entries = scanner.read(limit)
+            except OSError as error:
+                raise log.reading_failed(cursor.segment, error) from error
             if entries:
                 cursor.entries, cursor.index = entries, 0
                 return True
@@ -186,15 +193,15 @@ class LogReader:
             if log.readable_segments[0].sequence > cursor.segment.sequence:
                 raise self._released(cursor.segment)
             raise DamagedLogError(
-                f"{log.path_of(cursor.segment)} is damaged at offset {scanner.position - cursor.segment.base}, after entry "
-                f"{scanner.next_id - 1}: {scanner.reason}. It was written and synced whole; look at the disk, and restore "
-                "the directory from a copy"
+                f"{log.path_of(cursor.segment)} is damaged at offset {scanner.position - cursor.segment.base}, after "
+                f"entry {scanner.next_id - 1}: {scanner.reason}. It was written and synced whole; look at the disk, "
+                "and restore the directory from a copy"
             )
 
     def _released(self, segment: Segment) -> EntryNotFoundError:
         return EntryNotFoundError(
-            f"segment {segment.sequence} was released while it was read; entries up to {self._log.released_through} are "
-            "checkpointed. Begin again after that one"
+            f"segment {segment.sequence} was released while it was read; entries up to {self._log.released_through} "
+            "are checkpointed. Begin again after that one"
         )
 
     def _segment_of_sequence(self, sequence: int) -> Segment | None:
@@ -272,6 +279,14 @@ class LogReader:
     def _frame_at(self, position: int, entry_id: int, *, with_data: bool) -> tuple[int, int, bytes, int, int]:
         """`(type, flags, payload, end, entry id)` of the frame at a position."""
         segment = self._locate(position, entry_id)
+        try:
+            return self._read_frame(segment, position, entry_id, with_data=with_data)
+        except OSError as error:
+            raise self._log.reading_failed(segment, error) from error
+
+    def _read_frame(
+        self, segment: Segment, position: int, entry_id: int, *, with_data: bool
+    ) -> tuple[int, int, bytes, int, int]:
         file = self._log.file_of(segment)
         offset = position - segment.base
         limit = min(segment.size, self._log.readable_through[0] - segment.base)
@@ -300,6 +315,7 @@ class LogReader:
         # Recycled in the meantime? Then it is no damage.
         self._locate(position, entry_id)
         raise DamagedLogError(
-            f"{self._log.path_of(segment)} has no readable frame of entry {entry_id} at offset {offset} (position {position}): "
-            f"{reason}. If the position came from this log, its bytes were durable and have changed: look at the disk"
+            f"{self._log.path_of(segment)} has no readable frame of entry {entry_id} at offset {offset} (position "
+            f"{position}): {reason}. If the position came from this log, its bytes were durable and have changed: "
+            "look at the disk"
         )

@@ -175,6 +175,7 @@ class LogWalk:
                 scanner.skip_abandoned(header)
                 segment.end, segment.last_id = header.end, header.end_next_id - 1
             else:
+                self._require_size(slot, header)
                 file = self._storage.open(slot.name, read_only=True)
                 try:
                     scanner.enter(header, file, resume=resume)
@@ -188,8 +189,8 @@ class LogWalk:
                         self.bytes_read += scanner.position - before
                         if progress is not None:
                             progress(scanner.position - before)
-                        if entries and entries[0].entry_id <= skip:
-                            entries = [entry for entry in entries if entry.entry_id > skip]
+                        if entries and entries[0][0] <= skip:
+                            entries = [entry for entry in entries if entry[0] > skip]
                         if entries:
                             yield segment, entries
                 finally:
@@ -204,13 +205,22 @@ class LogWalk:
         head = self.checkpoint.head_sequence
         candidates = by_sequence.get(head, [])
         if not candidates:
-            directory = self._storage.describe("")
+            unreadable = [self._storage.describe(slot.name) for slot in self._found.slots if slot.header is None]
             raise DamagedLogError(
-                f"segment {head} of the log in {directory} is missing or its header is damaged (offsets 0 and 4096), and "
-                f"entries after {self.checkpoint.checkpointed_id} may lie in it. Put its file back from a copy of the "
+                f"segment {head} of the log in {self._storage.describe('')} is missing or its header is damaged; "
+                f"entries after {self.checkpoint.checkpointed_id} may lie in it. Files without a readable header at "
+                f"offset 0 or 4096: {', '.join(unreadable) or 'none'}. Put the segment's file back from a copy of the "
                 "directory"
             )
         return max(candidates, key=lambda slot: (bool(slot.header and slot.header.abandoned), slot.name))
+
+    def _require_size(self, slot: SlotFile, header: SegmentHeader) -> None:
+        # The whole file was synced, at its full length, before it was first used: no crash makes it shorter.
+        if slot.size < header.segment_bytes:
+            raise DamagedLogError(
+                f"{self._storage.describe(slot.name)} was cut off at offset {slot.size}; it had {header.segment_bytes} "
+                "bytes. Nothing was changed. Put the file back from a copy of the directory"
+            )
 
     def _following(self, by_sequence: dict[int, list[SlotFile]], sequence: int) -> SlotFile | None:
         """The slot that continues the log behind the place where the scanner stopped; None at the log's end."""

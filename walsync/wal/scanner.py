@@ -10,7 +10,6 @@ Everything read is untrusted: a length is compared with the segment's size befor
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 from walsync.exceptions import LogVersionError
 from walsync.wal.checksum import ChecksumFunction
@@ -43,15 +42,17 @@ KEPT_ENTRY_BYTES = 256 * 1024
 """The chunks of an entry up to this size are kept as they are read; those of a larger one are read again when asked."""
 
 
-class RawEntry(NamedTuple):
-    """An entry as found. `parts` are its chunks, or None if they are to be read again from `first_position`."""
+RawEntry = tuple[int, int, int, int, int, "bytes | list[tuple[int, bytes]] | None"]
+"""An entry as found: id, first position, end position, byte length, number of chunks, content.
 
-    entry_id: int
-    first_position: int
-    end_position: int
-    byte_length: int
-    chunk_count: int
-    parts: list[tuple[int, bytes]] | None
+The content of an entry of one frame is the bytes of its chunk, which lies at the first position; else a list of
+positions and bytes; or None if the chunks are to be read again from the first position on. A plain tuple, because there
+are many.
+"""
+
+
+_WHOLE_ENTRY = FIRST | LAST | INLINE
+_BOUNDARY_WORDS = BOUNDARY_HEADER_BYTES // 8
 
 
 class Stop(enum.Enum):
@@ -83,6 +84,7 @@ class Scanner:
         self._open_bytes = 0
         self._open_count = 0
         self._open_fragment = False
+        self._headless = False
         self.position = 0
         self.chain = 0
         self.epoch = 0
@@ -106,11 +108,9 @@ class Scanner:
             self.epoch = header.epoch
             self.next_id = header.next_id
             self._reset_entry()
-        self.boundary_if_closed()
-
-    def boundary_if_closed(self) -> None:
-        """At a segment's beginning: the place to cut, unless an entry goes on across it."""
-        if not self._open_count:
+        # An entry whose beginning was released, or moved aside, with the segment before: it is passed over.
+        self._headless = header.continues and not self._open_count
+        if not self.entry_is_open:
             self.boundary = (self.position, self.chain, self.epoch)
 
     def skip_abandoned(self, header: SegmentHeader) -> None:
@@ -132,7 +132,7 @@ class Scanner:
     @property
     def entry_is_open(self) -> bool:
         """DATA was read whose COMMIT was not."""
-        return self._open_count > 0
+        return self._open_count > 0 or self._headless
 
     def _reset_entry(self) -> None:
         self._open_parts = []
@@ -197,16 +197,53 @@ class Scanner:
         unpack = BOUNDARY_HEADER.unpack_from
         promise_read = self.promise
         boundary = self.boundary
+        # No entry is open, and the last frame read was not DATA: the log may be cut at `position`.
+        closed = False
         while True:
             if at + BOUNDARY_HEADER_BYTES > block_end:
                 break
             (
                 header_crc, kind, flags, words, frame_position, length, frame_epoch, frame_chain, payload_crc, entry_id,
-                promise, first_position, chunk_count, zero, entry_bytes,
+                promise, first_position, chunk_count, _, entry_bytes,
             ) = unpack(block, at)  # fmt: skip
             if frame_position != position or frame_chain != chain:
                 self._invalid("no frame that continues the log lies here")
                 break
+            payload_end = at + BOUNDARY_HEADER_BYTES + length
+            frame_end = payload_end + (-length & 7)
+            if (
+                closed
+                and kind == COMMIT
+                and flags == _WHOLE_ENTRY
+                and words == _BOUNDARY_WORDS
+                and entry_id == next_id
+                and frame_epoch == epoch
+                and chunk_count == 1
+                and entry_bytes == length
+                and frame_end <= block_end
+            ):
+                # The usual case, an entry in one frame, without the questions that only other frames raise.
+                data = block[at + BOUNDARY_HEADER_BYTES : payload_end]
+                if checksum(block[at + 4 : at + BOUNDARY_HEADER_BYTES], seed) != header_crc:
+                    self._invalid("the checksum of the frame's header does not match")
+                    break
+                if checksum(data) != payload_crc:
+                    self._invalid("the checksum of the frame's payload does not match")
+                    break
+                if length & 7 and block[payload_end:frame_end] != PADDING[length & 7]:
+                    self._invalid("the zeros behind the frame's payload are not zeros")
+                    break
+                position += frame_end - at
+                found.append((entry_id, frame_position, position, length, 1, data))
+                at = frame_end
+                chain = header_crc
+                next_id += 1
+                if promise > promise_read:
+                    promise_read = promise
+                continue
+            if closed:
+                boundary = (position, chain, epoch)
+                closed = False
             header_bytes = words * 8
             if kind == DATA:
                 shape_fits = words == DATA_HEADER_BYTES // 8
@@ -257,11 +294,13 @@ class Scanner:
                     chain = frame_chain
                     self._invalid(f"the frame commits entry {entry_id} where {next_id} is due")
                     break
-                if not self._open_count:
+                if self._headless:
+                    self._headless = False
+                elif not self._open_count:
                     if flags == FIRST | LAST | INLINE and chunk_count == 1 and entry_bytes == length:
-                        found.append(RawEntry(entry_id, frame_position, position, length, 1, [(frame_position, data)]))
+                        found.append((entry_id, frame_position, position, length, 1, data))
                     elif not flags and not chunk_count and not length and not entry_bytes:
-                        found.append(RawEntry(entry_id, frame_position, position, 0, 0, []))
+                        found.append((entry_id, frame_position, position, 0, 0, []))
                     else:
                         position = frame_position
                         chain = frame_chain
@@ -277,23 +316,23 @@ class Scanner:
                 next_id += 1
                 if promise > promise_read:
                     promise_read = promise
-                boundary = (position, chain, epoch)
+                closed = True
             elif kind == DATA:
-                if entry_id != next_id or not self._take_data(frame_position, flags, data):
+                taken = self._headless or self._take_data(frame_position, flags, data)
+                if entry_id != next_id or not taken:
                     position = frame_position
                     chain = frame_chain
                     self._invalid("a fragment of a chunk is out of place")
                     break
             elif kind in (RECOVERY, HINT, SEAL):
-                if self._open_count and kind != SEAL:
+                if kind != SEAL and self.entry_is_open:
                     position = frame_position
                     chain = frame_chain
                     self._invalid("the log goes on inside of an entry that was not committed")
                     break
                 if promise > promise_read:
                     promise_read = promise
-                if not self._open_count:
-                    boundary = (position, chain, epoch)
+                closed = not self.entry_is_open
                 if kind == SEAL:
                     self.stop = Stop.SEALED
                     break
@@ -307,7 +346,7 @@ class Scanner:
         self.epoch = epoch
         self.next_id = next_id
         self.promise = promise_read
-        self.boundary = boundary
+        self.boundary = (position, chain, epoch) if closed else boundary
 
     def _take_data(self, position: int, flags: int, data: bytes) -> bool:
         first = bool(flags & FIRST)
@@ -356,6 +395,6 @@ class Scanner:
                 parts = None
             else:
                 parts.append((position, data))
-        found.append(RawEntry(entry_id, first_position, end, total, count, parts))
+        found.append((entry_id, first_position, end, total, count, parts))
         self._reset_entry()
         return True

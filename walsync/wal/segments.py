@@ -55,7 +55,7 @@ class SegmentPool:
         self._used = 0
         self._next_number = 1
         self._wanted = 0
-        self._making = 0
+        """Files that the appender waits for, or has been promised and has not taken yet."""
         self._failure: LogError | None = None
         self._closed = False
         self.wake: Callable[[], None] = lambda: None
@@ -81,15 +81,20 @@ class SegmentPool:
         """
         with self._changed:
             if len(self._free) >= count:
+                self._wanted = count
                 return
             limit = self._config.max_log_bytes
             if limit is not None and (self._used + count) * self._config.segment_bytes > limit:
                 raise LogFullError(
-                    f"the log in {self._storage.describe('')} is at its bound of {limit} bytes (LogConfig.max_log_bytes). "
-                    "The entry was not written; it can be committed again when entries were checkpointed"
+                    f"the log in {self._storage.describe('')} is at its bound of {limit} bytes "
+                    "(LogConfig.max_log_bytes). The entry was not written; it can be committed again when entries "
+                    "were checkpointed"
                 )
             self._wanted = count
             self._failure = None
+        self._wait_for(count)
+
+    def _wait_for(self, count: int) -> None:
         if not self.threaded:
             self.prepare()
         deadline = time.monotonic() + self._config.segment_timeout_s
@@ -108,12 +113,12 @@ class SegmentPool:
                         f"{self._config.segment_timeout_s} s (LogConfig.segment_timeout_s). The entry was not written; "
                         "commit it again, or look for a disk that does not keep up"
                     )
-            self._wanted = 0
 
     def take(self) -> str:
         """A file that `reserve` has made sure of."""
         with self._changed:
             name = self._free.pop(0)
+            self._wanted = max(0, self._wanted - 1)
             self._used += 1
         self.wake()
         return name
@@ -158,8 +163,8 @@ class SegmentPool:
                 kind = LogFullError if error.errno in _FULL else LogError
                 failure = kind(
                     f"cannot make the segment file {self._storage.describe(slot_name(number))} of "
-                    f"{self._config.segment_bytes} bytes: {error}. The entry was not written and the log is well; commit "
-                    "again when there is room"
+                    f"{self._config.segment_bytes} bytes: {error}. The entry was not written and the log is well; "
+                    "commit again when there is room"
                 )
                 failure.__cause__ = error
                 with self._changed:
@@ -169,7 +174,9 @@ class SegmentPool:
             with self._changed:
                 self._free.append(name)
                 self._changed.notify_all()
-        self._trim()
+        # Far too many, after a backlog: now. A few too many, between two checkpoints: when the log is idle, or a file
+        # would be removed and made again on every lap.
+        self.trim(2 * self._config.max_free_segments + 2)
 
     def _make(self, number: int) -> str:
         name = slot_name(number)
@@ -189,9 +196,12 @@ class SegmentPool:
             file.close()
         return name
 
-    def _trim(self) -> None:
+    def trim(self, kept: int | None = None) -> None:
+        """Remove free files beyond `kept`, by default `LogConfig.max_free_segments`."""
         with self._changed:
-            kept = max(self._config.max_free_segments, self._config.preallocated_segments, self._wanted)
+            if kept is None:
+                kept = self._config.max_free_segments
+            kept = max(kept, self._config.preallocated_segments, self._wanted)
             surplus = self._free[kept:]
             del self._free[kept:]
         # Not synced: a removed file that a crash brings back is a free slot again.

@@ -125,10 +125,12 @@ def verify_log(
             last_id = entries[-1][0]
     except DamagedLogError as error:
         damage.append(str(error))
+    except OSError as error:
+        damage.append(f"{storage.describe(walk.segments[-1].name)} cannot be read: {error}")
     if not damage and walk.scanner.next_id <= checkpoint.checkpointed_id:
         damage.append(
-            f"the log ends with entry {walk.scanner.next_id - 1}, and {storage.describe(CHECKPOINT_FILE)} says that entry "
-            f"{checkpoint.checkpointed_id} was released: segments are missing or damaged"
+            f"the log ends with entry {walk.scanner.next_id - 1}, and {storage.describe(CHECKPOINT_FILE)} says that "
+            f"entry {checkpoint.checkpointed_id} was released: segments are missing or damaged"
         )
     return LogVerification(
         uuid=checkpoint.log_uuid,
@@ -146,8 +148,8 @@ def verify_log(
 
 def _notes(storage: Storage, found: LogDirectory, walk: LogWalk) -> list[str]:
     notes = [
-        f"{storage.describe(slot.name)} has a copy of its header at offset {slot.damaged_copy} that is not whole; the other "
-        "one is used"
+        f"{storage.describe(slot.name)} has a copy of its header at offset {slot.damaged_copy} that is not whole; the "
+        "other one is used"
         for slot in walk.slots
         if slot.damaged_copy is not None
     ]
@@ -172,10 +174,16 @@ class _ClosedLog:
         self.readable_through = (walk.scanner.boundary[0], walk.scanner.next_id - 1)
 
     def file_of(self, segment: Segment) -> StorageFile:
-        return self._files.get(segment.name)
+        try:
+            return self._files.get(segment.name)
+        except OSError as error:
+            raise self.reading_failed(segment, error) from error
 
     def path_of(self, segment: Segment) -> str:
         return self._storage.describe(segment.name)
+
+    def reading_failed(self, segment: Segment, error: OSError) -> Exception:
+        return LogError(f"{self._storage.describe(segment.name)} cannot be read: {error}. Look at the disk")
 
     def close(self) -> None:
         self._files.close()
@@ -198,6 +206,10 @@ def read_log(directory: str | os.PathLike[str] | Storage, *, released: bool = Fa
     except FileNotFoundError as error:
         raise EntryNotFoundError(
             f"a segment of {storage.describe('')} was removed while it was read; read the log again"
+        ) from error
+    except OSError as error:
+        raise LogError(
+            f"a file of the log in {storage.describe('')} cannot be read: {error}. Look at the disk"
         ) from error
     finally:
         log.close()

@@ -127,13 +127,16 @@ class Inode:
     def crash(self, chance: random.Random, share: float) -> None:
         for sector in sorted(self.dirty):
             if chance.random() < share:
-                start = sector * SECTOR_BYTES
-                piece = self.seen[start : start + SECTOR_BYTES]
-                if start > len(self.stable):
-                    self.stable.extend(bytes(start - len(self.stable)))
-                self.stable[start : start + len(piece)] = piece
+                self.keep(sector)
         self.seen = bytearray(self.stable)
         self.dirty.clear()
+
+    def keep(self, sector: int) -> None:
+        start = sector * SECTOR_BYTES
+        piece = self.seen[start : start + SECTOR_BYTES]
+        if start > len(self.stable):
+            self.stable.extend(bytes(start - len(self.stable)))
+        self.stable[start : start + len(piece)] = piece
 
 
 class PowerCut(BaseException):
@@ -161,6 +164,21 @@ class VolatileStorage:
             if self.steps_left <= 0:
                 raise PowerCut
             self.steps_left -= 1
+
+    def crash_keeping(self, keeps: Callable[[int], bool]) -> None:
+        """Crash with every name kept, and those unsynced sectors whose running number `keeps` says."""
+        number = 0
+        for name in sorted(self._names):
+            inode = self._names[name]
+            for sector in sorted(inode.dirty):
+                if keeps(number):
+                    inode.keep(sector)
+                number += 1
+            inode.seen = bytearray(inode.stable)
+            inode.dirty.clear()
+        self._stable_names = dict(self._names)
+        self._held = False
+        self.steps_left = None
 
     def crash(self, chance: random.Random) -> None:
         share = chance.choice([0.0, 0.1, 0.5, 0.9, 1.0])

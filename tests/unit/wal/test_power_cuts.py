@@ -20,6 +20,10 @@ from walsync.wal import EntryId, WriteAheadLog, verify_log
 
 def chunks_for(chance: random.Random) -> list[bytes]:
     shape = chance.random()
+    if shape < 0.3:
+        # The same beginning again and again: after a crash it may be written with the bytes that were there before, and
+        # then only the epoch tells that what an earlier life left behind it is no part of it.
+        return [b"the same" * 80, *[chance.choice([b"one", b"two" * 300])] * chance.randrange(0, 3)]
     if shape < 0.6:
         sizes = [chance.randrange(0, 900)]
     elif shape < 0.9:
@@ -99,8 +103,56 @@ def test_random_power_cuts_lose_nothing_acknowledged(part: int) -> None:
         run(BASE_SEED * 1_000_000 + part * 100_000 + index, cuts=6)
 
 
+def test_what_one_crash_left_behind_never_completes_an_entry_of_the_next_life() -> None:
+    """Two crashes, each with every subset of the unsynced sectors; both entries begin with the same bytes.
+
+    The first crash loses the beginning of an entry and keeps its end. The next life writes the same beginning at the
+    same place, and the next crash loses its end: what the first left must not become an entry.
+    """
+    shared, first_end, second_end = b"P" * 640, b"1" * 400, b"2" * 400
+    for kept_first in range(16):
+        for kept_second in range(16):
+            storage, model = VolatileStorage(), Model()
+            log = open_log(storage)
+            model.tried[1] = [b"before"]
+            model.acknowledged = log.append(b"before")
+            log._lock.release()
+            for end, kept in ((first_end, kept_first), (second_end, kept_second)):
+                log = open_log(storage)
+                model.check(log, f"kept {kept_first:04b}, {kept_second:04b}")
+                model.tried[log.last_id + 1] = [shared, end]
+                storage.steps_left = 1
+                with pytest.raises(PowerCut):
+                    log.append(shared, end)
+                storage.crash_keeping(lambda number, kept=kept: bool(kept >> number & 1))
+            model.check(open_log(storage), f"kept {kept_first:04b}, {kept_second:04b}")
+
+
+def test_a_checkpoint_that_only_memory_had_is_settled_before_files_are_reused() -> None:
+    """A process is killed inside of a checkpoint; the next reads its slot from memory, and reuses files; then a cut."""
+    for steps in range(4):
+        storage, model = VolatileStorage(), Model()
+        log = open_log(storage)
+        for index in range(12):
+            chunks = [b"%02d" % index * 4000]
+            model.tried[index + 1] = chunks
+            model.acknowledged = log.append(*chunks)
+        model.released = 8
+        storage.steps_left = steps
+        with contextlib.suppress(PowerCut, WalsyncError):
+            log.checkpoint(EntryId(8))
+        storage.steps_left = None
+        log._lock.release()
+        log = open_log(storage)
+        for index in range(8):
+            model.tried[log.last_id + 1] = chunks = [b"%02d" % index * 4000]
+            model.acknowledged = log.append(*chunks)
+        storage.crash_keeping(lambda number: False)
+        model.check(open_log(storage), f"killed after {steps} operations")
+
+
 def test_a_power_cut_at_every_operation_of_a_short_life() -> None:
-    """Creating, filling a segment, going on in the next, releasing, closing: cut at each step, and at each of recovery."""
+    """Creating, filling segments, releasing, closing: cut at each step, and again during recovery."""
 
     def life(storage: VolatileStorage, model: Model) -> None:
         log = open_log(storage)

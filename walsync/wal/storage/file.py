@@ -8,11 +8,13 @@ may not be what they promise. Never caches, never retries a sync.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 from walsync.exceptions import ConfigurationError, LogError
 from walsync.wal.lock import FileLock
@@ -127,15 +129,17 @@ class OpenFile:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             # Another file may get the number: nobody may reach it through this object any more.
-            self.pread = partial(os.pread, -1) if hasattr(os, "pread") else self._seek_and_read
-            self.pwrite = partial(os.pwrite, -1) if hasattr(os, "pwrite") else self._seek_and_write
-            self.sync = partial(os.fsync, -1)
+            self.pread = self.pwrite = self.sync = partial(_refuse_closed, self.path)
             os.close(descriptor)
 
     def __del__(self) -> None:
         if getattr(self, "descriptor", -1) >= 0:
             with contextlib.suppress(OSError):
                 os.close(self.descriptor)
+
+
+def _refuse_closed(path: str, *_: object) -> NoReturn:
+    raise OSError(errno.EBADF, "the file was closed", path)
 
 
 class FileStorage:

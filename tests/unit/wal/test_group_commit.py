@@ -1,0 +1,202 @@
+"""Group commit: one sync for many, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.support.waiting import wait_until
+from tests.unit.wal.faulty import FailingFile, FailingStorage
+from tests.unit.wal.logs import all_of, open_log
+from walsync.exceptions import LogClosedError
+from walsync.wal import EntryId, MemoryStorage, WriteAheadLog
+
+
+class Gate:
+    """A storage whose syncs wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.storage = FailingStorage()
+        self.closed = False
+        self.entered = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        gate = self
+
+        original = FailingFile.sync
+
+        def sync(file: FailingFile) -> None:
+            if gate.closed and file.path.startswith("segment-"):
+                gate.entered.release()
+                assert gate.go.acquire(timeout=30)
+            original(file)
+
+        opened = self.storage.open
+
+        def open_file(name: str, *, read_only: bool = False) -> FailingFile:
+            file = opened(name, read_only=read_only)
+            file.sync = sync.__get__(file)  # type: ignore[method-assign]
+            return file
+
+        self.storage.open = open_file  # type: ignore[method-assign]
+
+
+def in_threads(log: WriteAheadLog, count: int, results: list[int]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=lambda n=n: results.append(log.append(b"%d" % n))) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def waiting(log: WriteAheadLog) -> int:
+    return len(log._commits._waiting)
+
+
+def test_commits_during_a_sync_share_the_next_one() -> None:
+    gate = Gate()
+    log = open_log(gate.storage)
+    gate.closed = True
+    results: list[int] = []
+    first = in_threads(log, 1, results)
+    assert gate.entered.acquire(timeout=30)
+    others = in_threads(log, 10, results)
+    wait_until(lambda: waiting(log) == 10)
+    assert results == [], "nothing is acknowledged before its sync"
+    assert log.durable_id == 0
+    gate.go.release()
+    assert gate.entered.acquire(timeout=30)
+    assert log.durable_id == 1
+    gate.go.release()
+    for thread in first + others:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert sorted(results) == list(range(1, 12))
+    assert log.stats().syncs == 2
+    gate.closed = False
+    assert len(all_of(log)) == 11
+    log.close()
+
+
+def test_the_append_lock_is_free_during_a_sync() -> None:
+    gate = Gate()
+    log = open_log(gate.storage)
+    gate.closed = True
+    results: list[int] = []
+    threads = in_threads(log, 1, results)
+    assert gate.entered.acquire(timeout=30)
+    threads += in_threads(log, 1, results)
+    wait_until(lambda: log.last_id == 2, message="the second entry is written while the first is synced")
+    assert log.durable_id == 0
+    gate.closed = False
+    gate.go.release()
+    for thread in threads:
+        thread.join(30)
+    assert log.durable_id == 2
+    log.close()
+
+
+def test_closing_waits_for_commits_under_way() -> None:
+    gate = Gate()
+    log = open_log(gate.storage)
+    gate.closed = True
+    results: list[int] = []
+    threads = in_threads(log, 4, results)
+    assert gate.entered.acquire(timeout=30)
+    wait_until(lambda: waiting(log) == 3)
+    closing = threading.Thread(target=log.close)
+    closing.start()
+    wait_until(lambda: waiting(log) == 4)
+    gate.closed = False
+    gate.go.release()
+    for thread in [*threads, closing]:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert sorted(results) == [1, 2, 3, 4]
+    assert len(all_of(open_log(gate.storage))) == 4
+
+
+def test_closing_under_load_loses_no_acknowledged_entry() -> None:
+    def work(log: WriteAheadLog, acknowledged: list[int], refused: threading.Event) -> None:
+        try:
+            while True:
+                acknowledged.append(log.append(b"x" * 50))
+        except LogClosedError:
+            refused.set()
+
+    for _ in range(10):
+        storage = MemoryStorage()
+        log = open_log(storage)
+        acknowledged: list[int] = []
+        refused = threading.Event()
+        threads = [threading.Thread(target=work, args=(log, acknowledged, refused)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda acknowledged=acknowledged: len(acknowledged) > 50)
+        log.close()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert refused.is_set()
+        found = all_of(open_log(storage))
+        assert set(acknowledged) <= set(found)
+
+
+def test_wait_durable_returns_for_an_entry_a_wake_and_the_time() -> None:
+    log = open_log(MemoryStorage())
+    assert not log.wait_durable(EntryId(0), 0.001)
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(log.wait_durable(EntryId(0), 30)))
+    thread.start()
+    wait_until(lambda: log._commits._watchers == 1)
+    log.append(b"x")
+    thread.join(30)
+    assert answers == [True]
+    assert log.wait_durable(EntryId(0))
+    thread = threading.Thread(target=lambda: answers.append(log.wait_durable(EntryId(1), 30)))
+    thread.start()
+    wait_until(lambda: log._commits._watchers == 1)
+    log.wake()
+    thread.join(30)
+    assert answers == [True, False]
+    log.close()
+
+
+def test_wait_durable_ends_when_the_log_is_closed() -> None:
+    log = open_log(MemoryStorage())
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            log.wait_durable(EntryId(0), 30)
+        except LogClosedError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until(lambda: log._commits._watchers == 1)
+    log.close()
+    thread.join(30)
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("threads", [2, 16])
+def test_many_threads_over_many_segments(threads: int) -> None:
+    storage = MemoryStorage()
+    log = open_log(storage, preallocated_segments=1, idle_hint_s=0.01)
+    written: dict[int, list[bytes]] = {}
+
+    def work(number: int) -> None:
+        for index in range(60):
+            chunks = [bytes([number]) * (index * 37 % 900)] * (1 + index % 3)
+            written[int(log.append(*chunks))] = chunks
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert not worker.is_alive()
+    assert len(written) == threads * 60
+    assert all_of(log) == written
+    log.close()
+    assert all_of(open_log(storage)) == written
