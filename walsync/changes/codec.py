@@ -3,8 +3,8 @@
 Chunk 0 is ``[format, commit_time_ns, origin, metadata, changes]``, each further chunk ``[changes]``. Changes are
 split over chunks so that an entry of a million rows is read in bounded pieces. A row change is
 ``[shape, must_match, rows]``, where `shape` is the bytes of
-``[kind, schema, table, columns, types, keys, key_types, commit_times]``: a reader that meets them again need not decode
-them again. A statement is
+``[kind, schema, table, columns, types, keys, key_types, commit_times, acts_on]``: a reader that meets them again need
+not decode them again. A statement is
 ``["statement", sql, parameters, types, tables, read_tables, dialect, expected_rows]``.
 
 Values that MessagePack has no type for are extension types:
@@ -228,6 +228,7 @@ def encode_shape(change: RowChanges) -> bytes:
             list(change.keys),
             _listed(change.key_types),
             list(change.commit_times),
+            [list(table) for table in change.acts_on],
         ]
     )
 
@@ -382,7 +383,7 @@ _shapes: dict[bytes, RowChanges] = {}
 
 
 def _decode_shape(header: bytes) -> RowChanges:
-    kind, schema, name, columns, types, keys, key_types, commit_times = ormsgpack.unpackb(
+    kind, schema, name, columns, types, keys, key_types, commit_times, acts_on = ormsgpack.unpackb(
         header, ext_hook=_decode_extension
     )
     if kind not in CHANGE_KINDS:
@@ -397,6 +398,7 @@ def _decode_shape(header: bytes) -> RowChanges:
         [],
         False,
         _strings(commit_times),
+        tuple([_table(*table) for table in acts_on]),
     )
     shape.header = header
     return shape

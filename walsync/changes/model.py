@@ -41,6 +41,7 @@ class RowChanges:
 
     `commit_times` names columns that are not in the rows and that get the time of the commit.
     `must_match` says that each row must find exactly one row of the target, or the entry is rejected.
+    `acts_on` are the other tables that the target changes with it, by the actions of foreign keys.
 
     Everything but the rows is the change's *shape*, and immutable: changes of one shape share it. To change it, make
     another object (`dataclasses.replace`).
@@ -55,6 +56,7 @@ class RowChanges:
     rows: list[list[Any]]
     must_match: bool = False
     commit_times: tuple[str, ...] = ()
+    acts_on: tuple[TableName, ...] = ()
     header: bytes | None = field(default=None, init=False, compare=False, repr=False)
     """The codec's: the encoded shape, kept from one change to the next."""
 
@@ -70,13 +72,23 @@ class RowChanges:
             rows,
             must_match,
             self.commit_times,
+            self.acts_on,
         )
         change.header = self.header
         return change
 
     def shape_key(self) -> tuple[Any, ...]:
         """Everything but the rows and `must_match`, as a hashable value."""
-        return self.kind, self.table, self.columns, self.types, self.keys, self.key_types, self.commit_times
+        return (
+            self.kind,
+            self.table,
+            self.columns,
+            self.types,
+            self.keys,
+            self.key_types,
+            self.commit_times,
+            self.acts_on,
+        )
 
     @property
     def row_width(self) -> int:
@@ -98,8 +110,9 @@ class StatementChange:
     """DML that is not a set of plain rows, as SQL of the target's dialect.
 
     `sql` has its parameters as ``%(name)s`` and every literal percent sign doubled, whatever the driver's own style
-    is. `tables` are those written, `read_tables` those that are only read. `expected_rows`, where it is not None, is
-    the number of rows that the statement must match, or the entry is rejected.
+    is. `tables` are those written (also by the actions of foreign keys), `read_tables` those that are only read.
+    `expected_rows`, where it is not None, is the number of rows that the statement must match, or the entry is
+    rejected.
     """
 
     sql: str
@@ -130,11 +143,12 @@ class ChangeSet:
 
     @property
     def tables(self) -> set[TableName]:
-        """The tables that this transaction writes."""
+        """The tables that this transaction writes, also by the actions of foreign keys that are known."""
         found: set[TableName] = set()
         for change in self.changes:
             if isinstance(change, RowChanges):
                 found.add(change.table)
+                found.update(change.acts_on)
             else:
                 found.update(change.tables)
         return found

@@ -75,7 +75,7 @@ class TransactionBuffer:
             return True
         for change in self.changes:
             if isinstance(change, RowChanges):
-                if change.table in tables:
+                if change.table in tables or not tables.isdisjoint(change.acts_on):
                     return True
             elif not tables.isdisjoint(change.tables):
                 return True

@@ -72,12 +72,17 @@ class TargetKeySource:
         return self._from_table(engine, column, count, above)
 
     def reserve_on(self, connection: Connection, column: Column[Any], count: int, above: int) -> list[KeyRange]:
-        """Reserve inside of a transaction that the caller has begun. The key table must be there: see `fetch`."""
+        """Reserve inside of a transaction that the caller has begun, and will end."""
         if connection.dialect.name == "postgresql":
             sequence = self._sequence(connection, column)
             if sequence is not None:
                 return _from_sequence(connection, sequence, count)
-        KEYS_TABLE.create(connection, checkfirst=True)
+        if connection.dialect.name == "sqlite":
+            # The caller may hold SQLite's only write lock; and its DDL is a part of the transaction.
+            KEYS_TABLE.create(connection, checkfirst=True)
+        else:
+            # On another connection: MySQL's and MariaDB's DDL commits whatever transaction it is in.
+            self._ensure_table(self._engine())
         return [_reserve(connection, column, column_id(column), count, above)]
 
     # ------------------------------------------------------------------------------------------ sequences

@@ -16,14 +16,15 @@ from typing import Any, Final
 
 from sqlalchemy import Column, Table
 from sqlalchemy.engine import Dialect
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import Delete, Insert, Update, UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList, ClauseElement, Grouping
 
-from walsync.changes import RowChanges, TableName, TypeSpec, describe_type
+from walsync.changes import ChangeKind, RowChanges, TableName, TypeSpec, describe_type
 from walsync.exceptions import NotCapturedError
 from walsync.journal.commit_time import has_commit_time_default, is_current_time
+from walsync.journal.foreign_keys import acted_on
 from walsync.journal.tables import table_name
 
 __all__ = ["Plan", "RowPlan", "StatementPlan", "make_plan", "missing_key"]
@@ -145,8 +146,6 @@ def missing_key(statement: Insert, column_keys: Iterable[Any]) -> Column[Any] | 
 
 def _written_tables(statement: UpdateBase) -> list[TableName]:
     """The tables a DML construct writes. Of a joined table each part counts, for MySQL updates several at once."""
-    from sqlalchemy.sql import visitors
-
     found = {table_name(part): None for part in visitors.iterate(statement.table) if isinstance(part, Table)}
     if not found:
         found[table_name(statement.table)] = None  # type: ignore[arg-type]
@@ -155,7 +154,16 @@ def _written_tables(statement: UpdateBase) -> list[TableName]:
     for column in [*values, *(pair[0] for pair in ordered)]:
         if isinstance(column, Column) and column.table is not None:
             found[table_name(column.table)] = None
+    kind: ChangeKind = "delete" if isinstance(statement, Delete) else "update"
+    for part in visitors.iterate(statement.table):
+        if isinstance(part, Table) and not (isinstance(statement, Insert) and statement._post_values_clause is None):
+            # Of an upsert any column may be set.
+            found.update(dict.fromkeys(_acted_on(part, kind, part.c)))
     return list(found)
+
+
+def _acted_on(table: Table, kind: ChangeKind, columns: Iterable[Column[Any]]) -> tuple[TableName, ...]:
+    return tuple(sorted(acted_on(table, kind, [_name(column) for column in columns]), key=str))
 
 
 def _has_extras(statement: UpdateBase, compiled: SQLCompiler, dialect: Dialect) -> bool:
@@ -379,6 +387,7 @@ def _update_plan(statement: Update, table: Table, compiled: SQLCompiler, dialect
         tuple([collected.spec(column, name) for column, name in keys]),
         [],
         commit_times=tuple([_name(column) for column in times]),
+        acts_on=_acted_on(table, "update", [*columns, *times]),
     )
     return RowPlan(shape, table, None if order is True else order, None, None, _not_null(columns), None)
 
@@ -400,5 +409,6 @@ def _delete_plan(statement: Delete, table: Table, compiled: SQLCompiler, dialect
         tuple([_name(column) for column, _ in keys]),
         tuple([collected.spec(column, name) for column, name in keys]),
         [],
+        acts_on=_acted_on(table, "delete", ()),
     )
     return RowPlan(shape, table, None if order is True else order, None, None, (), None)

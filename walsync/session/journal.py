@@ -31,6 +31,7 @@ from walsync.session.reads import ReadEngine
 from walsync.session.scope import Scope
 from walsync.session.state import SessionState, state_of
 from walsync.session.stats import JournalStats
+from walsync.session.upgrade import release_target
 from walsync.wal import EntryId, WriteAheadLog
 
 __all__ = ["Journal"]
@@ -103,6 +104,15 @@ class Journal(EventSource):
         self._recent.append((entry_id, time.monotonic()))
         for listener in self.dispatch.after_append:
             listener(self, entry_id, change_set)
+
+    def next_key(self, state: SessionState, column: Any) -> int:
+        """The next reserved key, in the middle of a session's transaction, whatever locks that holds on the target."""
+        if state.wrote:
+            connection = state.session.connection(bind_arguments={"bind": self.read_engine})
+            return self.keys.next_key_on(connection, column)
+        if not self.keys.has_key(column):
+            release_target(state)
+        return self.keys.next_key(column)
 
     def note_direct(self, reason: str) -> None:
         """A transaction became direct."""

@@ -23,12 +23,16 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import Insert
 from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
 
 from walsync.exceptions import UsageError
 from walsync.journal import StatementTables, tables_of
+from walsync.journal.plan import missing_key
+from walsync.journal.statements import with_keys_in_rows
 from walsync.session.state import SessionState
-from walsync.session.upgrade import release_target, upgrade
+from walsync.session.upgrade import begin_anew, release_target, upgrade
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
@@ -92,13 +96,49 @@ class ReadEngine:
         self._tables: WeakKeyDictionary[Any, StatementTables] = WeakKeyDictionary()
         self.engine = target.execution_options()
         self.engine._connection_cls = ReadConnection
+        if target.dialect.name != "postgresql":
+            event.listen(self.engine, "before_execute", self._before_execute, retval=True)
         event.listen(self.engine, "before_cursor_execute", self._before_cursor_execute)
         event.listen(self.engine, "after_cursor_execute", self._after_cursor_execute)
 
-    def enroll(self, connection: Connection, state: SessionState) -> None:
-        """A session's transaction begins to use this connection."""
+    def enroll(self, connection: Connection, state: SessionState, *, nested: bool) -> None:
+        """A session's transaction (`nested`: a savepoint of it) begins to use this connection."""
         assert isinstance(connection, ReadConnection)
         connection.state = state
+        if state.is_direct and not nested and connection.dialect.name == "sqlite" and not state.upgrading:
+            state.upgrading = True
+            try:
+                begin_anew(connection, writes=False, direct=True)
+            finally:
+                state.upgrading = False
+
+    # ------------------------------------------------------------------------------------------------- keys
+
+    def _before_execute(
+        self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
+    ) -> tuple[Any, Any, Any]:
+        """An INSERT that runs on the target takes the key that it leaves open from the reserved blocks as well.
+
+        The database's own next key may be reserved for somebody else's entry that is not applied yet. PostgreSQL's
+        sequences give each key once and need no help; INSERT ... SELECT cannot be helped.
+        """
+        state = connection.state if isinstance(connection, ReadConnection) else None
+        if not isinstance(statement, Insert) or state is None or state.upgrading or statement.select is not None:
+            return statement, multiparams, params
+        rows = list(multiparams) or ([params] if params else [])
+        column = missing_key(statement, rows[0] if rows else ())
+        if column is None:
+            return statement, multiparams, params
+
+        def next_key(column: Any) -> int:
+            return self._journal.next_key(state, column)
+
+        if rows:
+            keyed = [{**row, column.key: next_key(column)} for row in rows]
+            return (statement, keyed, {}) if multiparams else (statement, [], keyed[0])
+        if getattr(statement, "_multi_values", None):
+            return with_keys_in_rows(statement, column, next_key), multiparams, params
+        return statement, [], {column.key: next_key(column)}
 
     # ------------------------------------------------------------------------------------------ the barrier
 
@@ -133,7 +173,10 @@ class ReadEngine:
         if state is None or state.upgrading or not state.wrote or connection.dialect.name == "postgresql":
             return
         compiled = context.compiled if context is not None else None
-        if compiled is not None and not compiled.isplaintext and not _inserts_selected(compiled):
+        if isinstance(compiled, SQLCompiler):
+            if not compiled.isplaintext and not _inserts_selected(compiled):
+                return
+        elif compiled is not None:
             return
         if cursor.description is None:
             # The database may have given out keys by itself; the allocator must not give them out again.

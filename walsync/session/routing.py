@@ -25,9 +25,8 @@ from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 from walsync.exceptions import AttachError, UsageError
 from walsync.journal import table_name
 from walsync.journal.plan import missing_key
-from walsync.journal.statements import with_keys_in_rows
 from walsync.session.state import SessionState, state_of
-from walsync.session.upgrade import release_target, upgrade
+from walsync.session.upgrade import upgrade
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
@@ -36,7 +35,7 @@ __all__ = ["SessionHooks", "direct"]
 
 MODE: Final = "walsync.mode"
 
-_METHODS: Final = ("get_bind", "execute", "scalars", "scalar")
+_METHODS: Final = ("get_bind", "execute")
 
 
 class SessionHooks:
@@ -48,8 +47,6 @@ class SessionHooks:
         self._own = {name: session_class.__dict__.get(name) for name in _METHODS}
         self._get_bind: Callable[..., Any] = session_class.get_bind
         self._execute: Callable[..., Any] = session_class.execute
-        self._scalars: Callable[..., Any] = session_class.scalars
-        self._scalar: Callable[..., Any] = session_class.scalar
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
         self._key_attributes: dict[Mapper[Any], tuple[str, Any] | None] = {}
 
@@ -61,15 +58,9 @@ class SessionHooks:
             return hooks.get_bind(session, mapper, clause, bind, kw)
 
         def execute(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
-            return hooks.run(hooks._execute, session, statement, params, kw)
+            return hooks.execute(session, statement, params, kw)
 
-        def scalars(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
-            return hooks.run(hooks._scalars, session, statement, params, kw)
-
-        def scalar(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
-            return hooks.run(hooks._scalar, session, statement, params, kw)
-
-        for method in (get_bind, execute, scalars, scalar):
+        for method in (get_bind, execute):
             setattr(self._class, method.__name__, method)
         for name, listener in (
             ("after_begin", self._after_begin),
@@ -141,55 +132,18 @@ class SessionHooks:
             and missing_key(statement, ()) is not None
         )
 
-    def run(self, method: Callable[..., Any], session: Session, statement: Any, params: Any, kw: dict[str, Any]) -> Any:
-        """`Session.execute`, `scalars` or `scalar`."""
+    def execute(self, session: Session, statement: Any, params: Any, kw: dict[str, Any]) -> Any:
         state = session.__dict__.get("_walsync_state")
         if not isinstance(statement, UpdateBase):
             if state is not None and state.routing_dml:
                 # The SELECT by which an ORM update finds its objects.
                 with _routing(state, dml=False, counted=False):
-                    return method(session, statement, params, **kw)
-            return method(session, statement, params, **kw)
-        if self._get_bind(session) is not self._journal.target:
-            return method(session, statement, params, **kw)
+                    return self._execute(session, statement, params, **kw)
+            return self._execute(session, statement, params, **kw)
         state = state_of(session, self._journal)
-        recorded = self._records(statement) and not state.is_direct and _mode(session) != "direct"
-        if isinstance(statement, Insert) and not recorded:
-            statement, params = self._with_keys(state, statement, params)
         counted = isinstance(statement, Update) and isinstance(params, (list, tuple)) and not statement._where_criteria
-        with _routing(state, dml=recorded, counted=counted):
-            return method(session, statement, params, **kw)
-
-    def _with_keys(self, state: SessionState, statement: Insert, params: Any) -> tuple[Insert, Any]:
-        """An INSERT that runs on the target, with the keys that it leaves open taken from the reserved blocks.
-
-        The database's own next key may be reserved for somebody else's entry that is not applied yet. A sequence gives
-        each key once and needs no help; INSERT ... SELECT cannot be helped.
-        """
-        if self._journal.target.dialect.name == "postgresql" or statement.select is not None:
-            return statement, params
-        rows = params if isinstance(params, (list, tuple)) else [params] if params else []
-        subject = statement._propagate_attrs.get("plugin_subject")
-        if subject is not None:
-            found = self._key_attribute(subject.mapper)
-            if found is None:
-                return statement, params
-            name, column = found
-        else:
-            missing = missing_key(statement, ())
-            if missing is None:
-                return statement, params
-            name, column = missing.key, missing
-        if missing_key(statement, ()) is None and not rows:
-            return statement, params
-        if rows:
-            keyed = [
-                row if name in row or column in row else {**row, name: self._next_key(state, column)} for row in rows
-            ]
-            return statement, keyed if isinstance(params, (list, tuple)) else keyed[0]
-        if getattr(statement, "_multi_values", None):
-            return with_keys_in_rows(statement, column, lambda column: self._next_key(state, column)), params
-        return statement.values({name: self._next_key(state, column)}), params
+        with _routing(state, dml=self._records(statement), counted=counted):
+            return self._execute(session, statement, params, **kw)
 
     # --------------------------------------------------------------------------------------------- events
 
@@ -202,7 +156,7 @@ class SessionHooks:
                 state.buffer = journal.buffer_of(connection)
                 state.buffer.owner = state
         elif engine is journal.read_engine:
-            journal.reads.enroll(connection, state_of(session, journal))
+            journal.reads.enroll(connection, state_of(session, journal), nested=transaction.nested)
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction._parent is None:
@@ -238,18 +192,7 @@ class SessionHooks:
                 continue
             value = instance_dict(obj).get(attribute)
             if value is None:
-                setattr(obj, attribute, self._next_key(state, column))
-
-    def _next_key(self, state: SessionState, column: Any) -> int:
-        """Also direct transactions take reserved keys: the database's next one may be reserved for somebody else."""
-        journal = self._journal
-        if state.wrote:
-            return journal.keys.next_key_on(
-                state.session.connection(bind_arguments={"bind": journal.read_engine}), column
-            )
-        if not journal.keys.has_key(column):
-            release_target(state)
-        return journal.keys.next_key(column)
+                setattr(obj, attribute, self._journal.next_key(state, column))
 
     def _key_attribute(self, mapper: Mapper[Any]) -> tuple[str, Any] | None:
         """The attribute and column of a mapper's autoincrement key, if the database would make it."""

@@ -21,7 +21,7 @@ from walsync.checkpoint.apply import apply_changes
 from walsync.exceptions import EntryRejectedError
 from walsync.session.state import SessionState
 
-__all__ = ["forward", "release_target", "upgrade"]
+__all__ = ["begin_anew", "forward", "release_target", "upgrade"]
 
 
 def upgrade(state: SessionState, reason: str) -> None:
@@ -43,9 +43,9 @@ def upgrade(state: SessionState, reason: str) -> None:
     journal.note_direct(reason)
     if any(parts):
         state.wrote = True
-        _apply(state, list(zip(levels, parts, strict=True)), begin_anew=True)
+        _apply(state, list(zip(levels, parts, strict=True)), anew=True)
     else:
-        _apply(state, [(level, []) for level in levels if journal.read_engine in level._connections], begin_anew=True)
+        _apply(state, [(level, []) for level in levels if journal.read_engine in level._connections], anew=True)
 
 
 def release_target(state: SessionState) -> None:
@@ -59,22 +59,20 @@ def release_target(state: SessionState) -> None:
         return
     enrolled = [level for level in _levels(state.session) if journal.read_engine in level._connections]
     if enrolled:
-        _apply(state, [(level, []) for level in enrolled], begin_anew=True)
+        _apply(state, [(level, []) for level in enrolled], anew=True)
 
 
-def _apply(
-    state: SessionState, work: list[tuple[SessionTransaction, list[Change]]], *, begin_anew: bool = False
-) -> None:
+def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change]]], *, anew: bool = False) -> None:
     """Execute changes on the target, each level's at that level.
 
-    `begin_anew`: what the transaction has done on the target so far is reading. That is ended first: its snapshot is
+    `anew`: what the transaction has done on the target so far is reading. That is ended first: its snapshot is
     older than what was waited for, and SQLite lets no reader with an old snapshot write.
     """
     journal = state.journal
     state.upgrading = True
     try:
         for level, changes in work:
-            enrolled: Any = level._connections.get(journal.read_engine) if begin_anew else None
+            enrolled: Any = level._connections.get(journal.read_engine) if anew else None
             if enrolled is None:
                 connection = level._connection_for_bind(journal.read_engine, None)
             else:
@@ -82,7 +80,7 @@ def _apply(
                 if level.nested:
                     connection.dialect.do_savepoint(connection, transaction._savepoint)
                 else:
-                    _begin_anew(connection, writes=state.wrote)
+                    begin_anew(connection, writes=state.wrote, direct=state.is_direct)
             if changes:
                 apply_changes(connection, ChangeSet(time.time_ns(), journal.origin, {}, changes))
     except BaseException as error:
@@ -94,13 +92,18 @@ def _apply(
         state.upgrading = False
 
 
-def _begin_anew(connection: Connection, *, writes: bool) -> None:
+def begin_anew(connection: Connection, *, writes: bool, direct: bool) -> None:
+    """End the transaction that the connection is in at the driver, and begin another.
+
+    On SQLite, where there was a real transaction or `writes` says that there must be one, a `direct` one begins as a
+    writer: one that begins as a reader can be refused for good when it writes later (SQLITE_BUSY_SNAPSHOT), because the
+    checkpointer or the reserving of keys wrote in between.
+    """
     pooled: Any = connection.connection
     had_begun = getattr(pooled.dbapi_connection, "in_transaction", False)
     pooled.rollback()
     if connection.dialect.name == "sqlite" and (writes or had_begun):
-        # As a writer where it writes at once: nobody can then write between its snapshot and its first statement.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes or direct else "BEGIN")
 
 
 def forward(state: SessionState) -> None:

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, exists, func, select, text, union_all
-from sqlalchemy.orm import Session, aliased, joinedload, selectinload, sessionmaker
+from sqlalchemy import (
+    Engine,
+    ForeignKey,
+    String,
+    create_engine,
+    delete,
+    event,
+    exists,
+    func,
+    select,
+    text,
+    union_all,
+    update,
+)
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    joinedload,
+    mapped_column,
+    selectinload,
+    sessionmaker,
+)
 
 import walsync
 from tests.integration.session.conftest import Attach
@@ -104,6 +128,7 @@ def test_a_table_without_pending_entries_is_read_at_once_while_another_waits(att
         with pytest.raises(walsync.ReadTimeoutError, match="read_timeout_s"):
             session.scalars(select(Author)).all()
     journal.resume()
+    journal.wait_applied(timeout=30)
     with factory() as session:
         assert len(session.scalars(select(Author)).all()) == 1
 
@@ -166,3 +191,59 @@ def test_the_applications_engine_events_see_the_reads_of_attached_sessions(
     with factory() as session:
         session.scalars(select(Tag)).all()
     assert any(statement.startswith("SELECT tag.name") for statement in seen)
+
+
+def test_a_read_sees_what_foreign_keys_did(tmp_path: Path, target_url: str) -> None:
+    class Other(DeclarativeBase):
+        pass
+
+    class Parent(Other):
+        __tablename__ = "cascading_parent"
+        name: Mapped[str] = mapped_column(String(20), primary_key=True)
+
+    class Child(Other):
+        __tablename__ = "cascading_child"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        parent: Mapped[str] = mapped_column(
+            ForeignKey("cascading_parent.name", onupdate="CASCADE", ondelete="SET NULL"), nullable=True
+        )
+
+    class Grandchild(Other):
+        __tablename__ = "cascading_grandchild"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        child: Mapped[int] = mapped_column(ForeignKey("cascading_child.id", ondelete="cascade"))
+
+    engine = create_engine(target_url)
+
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def enforce(connection: Any, record: Any) -> None:
+            connection.execute("PRAGMA foreign_keys = ON")
+
+    Other.metadata.create_all(engine)
+    factory = sessionmaker(engine)
+    slow = walsync.CheckpointConfig(batch_delay_s=5.0)
+    with walsync.attach(factory, tmp_path / "log", checkpoint=slow) as journal:
+        with factory() as session:
+            session.add(Parent(name="a"))
+            session.flush()
+            session.add(Child(id=1, parent="a"))
+            session.flush()
+            session.add(Grandchild(id=1, child=1))
+            session.commit()
+        with factory() as session:
+            session.execute(update(Parent).values(name="b"))
+            session.commit()
+            assert session.scalars(select(Child.parent)).all() == ["b"]
+            session.rollback()
+            session.execute(delete(Parent.__table__).where(Parent.name == "b"))
+            session.commit()
+            assert session.scalars(select(Child.parent)).all() == [None]
+            session.rollback()
+            session.execute(delete(Child))
+            session.flush()
+            assert session.scalars(select(Grandchild.id)).all() == []
+            assert set(journal.stats().direct_reasons) == {"read of its own uncommitted writes"}
+            session.commit()
+    engine.dispose()
