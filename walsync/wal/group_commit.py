@@ -115,8 +115,12 @@ class GroupCommit:
         except LogError:
             # Rejected before its first byte was written.
             raise
-        except BaseException as error:
+        except Exception as error:
             raise self.poison(error, "write") from error
+        except BaseException as error:
+            # A signal's handler raised in the middle of the write: the log is poisoned, and the signal's error goes on.
+            self.poison(error, "write")
+            raise
 
     def _wait(self, waiter: _Waiter) -> None:
         try:
@@ -234,6 +238,33 @@ class GroupCommit:
                 raise self.poison(error, "write") from error
         if wrote:
             self.sync_all()
+
+    def try_locked(self, write: Callable[[Appender], bool]) -> None:
+        """As `run_locked`, but never waits for another committer: for a thread that committers may be waiting for.
+
+        Where the lock is taken nothing is written; where somebody syncs, what was written is left to the next sync.
+        """
+        if not self._append_lock.acquire(False):
+            return
+        try:
+            if self.refusal is not None:
+                self._refuse()
+            try:
+                wrote = write(self._appender)
+            except LogError:
+                raise
+            except BaseException as error:
+                raise self.poison(error, "write") from error
+        finally:
+            self._append_lock.release()
+        if not wrote:
+            return
+        with self._mutex:
+            leads = not self._leading
+            if leads:
+                self._leading = True
+        if leads:
+            self._lead(None)
 
     def sync_all(self) -> None:
         """Return when everything written before the call is durable."""

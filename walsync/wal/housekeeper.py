@@ -73,7 +73,8 @@ class Housekeeper:
 
     def _hint(self) -> None:
         try:
-            self._commits.run_locked(Appender.write_hint)
+            # Without waiting: whoever holds the lock may be waiting for this thread to prepare a segment.
+            self._commits.try_locked(Appender.write_hint)
         except LogError:
             # The log is poisoned or closed: the callers know, and there is nothing to record.
             _logger.debug("no hint was written", exc_info=True)
