@@ -34,7 +34,7 @@ import datetime
 import decimal
 import struct
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import ormsgpack
@@ -43,7 +43,14 @@ from walsync.changes.model import CHANGE_KINDS, Change, ChangeSet, RowChanges, S
 from walsync.exceptions import CorruptEntryError, NotCapturedError
 from walsync.wal import EntryId
 
-__all__ = ["CHUNK_ROWS", "FORMAT", "decode_change_set", "encode_change_set", "encode_shape"]
+__all__ = [
+    "CHUNK_ROWS",
+    "FORMAT",
+    "decode_change_set",
+    "decode_tables",
+    "encode_change_set",
+    "encode_shape",
+]
 
 FORMAT: Final = 1
 CHUNK_ROWS: Final = 4096
@@ -293,38 +300,66 @@ def encode_change_set(change_set: ChangeSet) -> list[bytes]:
 
 def decode_change_set(entry_id: EntryId | None, chunks: Iterable[bytes]) -> ChangeSet:
     """The change set of an entry's chunks. Raises `CorruptEntryError` naming the entry for anything malformed."""
-    try:
-        return _decode(entry_id, chunks)
-    except CorruptEntryError:
-        raise
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error, ArithmeticError) as error:
-        raise CorruptEntryError(
-            f"entry {entry_id} does not hold a change set that this version of walsync can read "
-            f"({type(error).__name__}: {error}); see `walsync verify`"
-        ) from error
-
-
-def _decode(entry_id: EntryId | None, chunks: Iterable[bytes]) -> ChangeSet:
-    change_set: ChangeSet | None = None
-    for chunk in chunks:
-        document = ormsgpack.unpackb(chunk, ext_hook=_decode_extension)
-        if change_set is None:
-            version, commit_time_ns, origin, metadata, changes = document
-            if version != FORMAT:
-                raise CorruptEntryError(
-                    f"entry {entry_id} has content format {version!r}; this version of walsync reads {FORMAT}: "
-                    "upgrade walsync"
-                )
-            if type(commit_time_ns) is not int or type(origin) is not str or type(metadata) is not dict:
-                raise ValueError("malformed header")
-            change_set = ChangeSet(commit_time_ns, origin, metadata, [], entry_id)
+    change_set = ChangeSet(0, "", {}, [], entry_id)
+    for part in _decode_parts(entry_id, chunks):
+        if isinstance(part, ChangeSet):
+            change_set = part
         else:
-            (changes,) = document
-        for change in changes:
-            change_set.changes.append(_decode_change(change))
-    if change_set is None:
-        raise ValueError("no chunks")
+            change_set.changes.append(part)
     return change_set
+
+
+def decode_tables(entry_id: EntryId | None, chunks: Iterable[bytes]) -> set[TableName]:
+    """The tables that an entry writes. Reads and checks all of it, but keeps no more than a chunk in memory."""
+    found: set[TableName] = set()
+    for part in _decode_parts(entry_id, chunks):
+        if isinstance(part, RowChanges):
+            found.add(part.table)
+            found.update(part.acts_on)
+        elif isinstance(part, StatementChange):
+            found.update(part.tables)
+    return found
+
+
+def _decode_parts(entry_id: EntryId | None, chunks: Iterable[bytes]) -> Iterator[ChangeSet | Change]:
+    """The entry's header, as a change set without changes, and then its changes."""
+    first = True
+    for chunk in chunks:
+        try:
+            document = ormsgpack.unpackb(chunk, ext_hook=_decode_extension)
+            header = _decode_header(entry_id, document) if first else None
+            changes = [_decode_change(change) for change in (document[4] if first else _only(document))]
+        except CorruptEntryError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error, ArithmeticError) as error:
+            raise CorruptEntryError(
+                f"entry {entry_id} does not hold a change set that this version of walsync can read "
+                f"({type(error).__name__}: {error}); see `walsync verify`"
+            ) from error
+        if header is not None:
+            yield header
+        yield from changes
+        first = False
+    if first:
+        raise CorruptEntryError(
+            f"entry {entry_id} has no chunks, so it does not hold a change set; see `walsync verify`"
+        )
+
+
+def _decode_header(entry_id: EntryId | None, document: Any) -> ChangeSet:
+    version, commit_time_ns, origin, metadata, _ = document
+    if version != FORMAT:
+        raise CorruptEntryError(
+            f"entry {entry_id} has content format {version!r}; this version of walsync reads {FORMAT}: upgrade walsync"
+        )
+    if type(commit_time_ns) is not int or type(origin) is not str or type(metadata) is not dict:
+        raise ValueError("malformed header")
+    return ChangeSet(commit_time_ns, origin, metadata, [], entry_id)
+
+
+def _only(document: Any) -> Any:
+    (changes,) = document
+    return changes
 
 
 def _strings(value: Any) -> tuple[str, ...]:

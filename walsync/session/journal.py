@@ -20,7 +20,8 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from walsync.changes import ChangeSet, TableName, decode_change_set, encode_change_set
+from walsync.changes import ChangeSet, TableName, encode_change_set
+from walsync.changes.codec import decode_tables
 from walsync.checkpoint import SQLAlchemyCheckpointer
 from walsync.checkpoint.events import EventSource
 from walsync.exceptions import ApplyTimeoutError, ReadTimeoutError, UsageError
@@ -264,7 +265,7 @@ class RecoveringCheckpointer(SQLAlchemyCheckpointer):
 
     def recover(self, entry: Any) -> None:
         super().recover(entry)
-        self._pending.note(decode_change_set(entry.id, entry.chunks()).tables, entry.id)
+        self._pending.note(decode_tables(entry.id, entry.chunks()), entry.id)
 
 
 def _plain_session(session: Any) -> Session:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walsync.changes import ChangeSet, RowChanges, StatementChange, TableName, decode_change_set, encode_change_set
-from walsync.changes.codec import CHUNK_ROWS
+from walsync.changes.codec import CHUNK_ROWS, decode_tables
 from walsync.exceptions import CorruptEntryError, NotCapturedError
 from walsync.wal import EntryId
 
@@ -144,6 +144,7 @@ def test_headers_and_statements_come_back() -> None:
     original.entry_id = EntryId(7)
     assert decoded == original
     assert decoded.tables == {TableName(None, "t")}
+    assert decode_tables(EntryId(7), encode_change_set(original)) == decoded.tables
     assert decoded.change_count == 2
 
 
