@@ -8,6 +8,7 @@ to a function: the session layer's, which appends them to the log.
 - `buffer`: the changes of one transaction, with savepoints.
 - `dbapi`: the connection and cursor that SQLAlchemy believes in.
 - `plan`: from a compiled construct to what is recorded: rows, or a statement for the target's dialect.
+- `dialects`: variants of the target's dialect.
 - `commit_time`: which SQL expressions mean "now".
 - `foreign_keys`: which tables a change writes by the actions of foreign keys.
 - `tables`: which tables a statement reads and writes.

@@ -125,7 +125,8 @@ def missing_key(statement: Insert, column_keys: Iterable[Any]) -> Column[Any] | 
 
     `column_keys` are the keys (or columns) of the parameters.
     """
-    table = statement.table
+    # An ORM bulk INSERT into several tables (joined inheritance) is one construct; this says which one is meant now.
+    table = statement._annotations.get("_emit_insert_table", statement.table)
     column = table.autoincrement_column if isinstance(table, Table) else None
     if column is None:
         return None

@@ -7,7 +7,6 @@ parsing SQL), and without RETURNING. No connection is needed. "Now" becomes the 
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from walsync.changes import StatementChange, TypeSpec, describe_type
 from walsync.exceptions import NotCapturedError
 from walsync.journal.commit_time import is_current_time, moment_sql
+from walsync.journal.dialects import dialect_variant
 from walsync.journal.plan import StatementPlan
 from walsync.journal.tables import walk
 
@@ -25,21 +25,23 @@ __all__ = ["recording_dialect", "statement_changes", "with_keys_in_rows"]
 
 
 def recording_dialect(target_dialect: Dialect) -> Dialect:
-    """A copy of the target's dialect that compiles to named parameters and never asks for rows back."""
-    dialect: Any = copy.copy(target_dialect)
-    dialect.paramstyle = "pyformat"
-    dialect.positional = False
-    dialect.insert_returning = False
-    dialect.update_returning = False
-    dialect.delete_returning = False
-    dialect.use_insertmanyvalues = False
-    dialect.preexecute_autoincrement_sequences = False
-    dialect.postfetch_lastrowid = True
+    """The target's dialect, but it compiles to named parameters and never asks for rows back."""
+    overrides: dict[str, Any] = {
+        "paramstyle": "pyformat",
+        "positional": False,
+        "insert_returning": False,
+        "update_returning": False,
+        "delete_returning": False,
+        "use_insertmanyvalues": False,
+        "preexecute_autoincrement_sequences": False,
+        "postfetch_lastrowid": True,
+        "statement_compiler": _recording_compiler(target_dialect.statement_compiler),
+        "identifier_preparer": None,
+    }
+    dialect = dialect_variant(target_dialect, overrides)
     # The preparer decides about percent signs when it is made.
-    dialect.identifier_preparer = dialect.preparer(dialect)
-    dialect.statement_compiler = _recording_compiler(dialect.statement_compiler)
-    recorded: Dialect = dialect
-    return recorded
+    overrides["identifier_preparer"] = dialect.preparer(dialect)
+    return dialect
 
 
 def _recording_compiler(base: Any) -> Any:

@@ -29,6 +29,7 @@ from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointC
 
 from walsync.exceptions import UsageError
 from walsync.journal import StatementTables, tables_of
+from walsync.journal.dialects import dialect_variant
 from walsync.journal.plan import missing_key
 from walsync.journal.statements import with_keys_in_rows
 from walsync.session.state import SessionState
@@ -96,6 +97,9 @@ class ReadEngine:
         self._tables: WeakKeyDictionary[Any, StatementTables] = WeakKeyDictionary()
         self.engine = target.execution_options()
         self.engine._connection_cls = ReadConnection
+        # Without these an ORM update or delete with synchronize_session="fetch" finds its objects by a SELECT first.
+        # With them it would rely on the rows of UPDATE ... RETURNING, and what is recorded returns no rows.
+        self.engine.dialect = dialect_variant(target.dialect, {"update_returning": False, "delete_returning": False})
         if target.dialect.name != "postgresql":
             event.listen(self.engine, "before_execute", self._before_execute, retval=True)
         event.listen(self.engine, "before_cursor_execute", self._before_cursor_execute)

@@ -290,9 +290,32 @@ def test_orm_update_with_each_way_of_synchronising(journal: walsync.Journal, fac
                 update(Author).where(Author.name == "Ada").values(visits=Author.visits + 1),
                 execution_options={"synchronize_session": way},
             )
+            assert (author.visits == step) is (way is not False), "what is in the session is synchronised"
             session.commit()
             session.refresh(author)
             assert author.visits == step
+    assert journal.stats().direct_transactions == 0
+    with factory() as session:
+        author = session.scalars(select(Author)).one()
+        session.execute(delete(Author).where(Author.visits > 0), execution_options={"synchronize_session": "fetch"})
+        assert author not in session
+        session.commit()
+    assert names(factory) == []
+
+
+def test_update_and_delete_with_returning_run_directly(journal: walsync.Journal, factory: Factory) -> None:
+    with factory() as session:
+        dialect = session.get_bind().dialect.name
+        session.add_all([Tag(name="a"), Tag(name="b")])
+        session.commit()
+        if dialect not in ("mysql", "mariadb"):
+            assert session.scalars(update(Tag).where(Tag.name == "a").values(name="c").returning(Tag.name)).all() == [
+                "c"
+            ]
+        assert session.scalars(delete(Tag.__table__).where(Tag.name == "b").returning(Tag.name)).all() == ["b"]
+        session.commit()
+        assert len(session.scalars(select(Tag)).all()) == 1
+    assert reasons(journal) == {"RETURNING"}
 
 
 # --------------------------------------------------------------------------------------------------- keys
