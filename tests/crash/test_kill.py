@@ -1,0 +1,211 @@
+"""kill -9 at random moments, again and again on the same log and database, so that recoveries pile up.
+
+A slice runs by default; `WALSYNC_KILLS=N` sets the number of kills, `-m slow` makes 200 on SQLite and 200 on
+PostgreSQL. `WALSYNC_SEED=N` repeats the choices of a run (not the moments: those are the machine's).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.crash.ledger import Ledger, audit, engine_of
+from tests.support.processes import REPOSITORY, python_environment
+from walsync.wal import verify_log
+
+WRITERS = 3
+TRANSACTIONS = 150
+"""Of each writer in one life. It bounds the backlog; most lives end before."""
+
+QUICK_KILLS = 8
+LARGE_KILLS = 200
+START_TIMEOUT_S = 60.0
+
+pytestmark = pytest.mark.crash
+
+
+@dataclass
+class Life:
+    """One process, from its start to its kill."""
+
+    process: subprocess.Popen[bytes]
+    unread: bytes = b""
+    lines: list[list[str]] = field(default_factory=list)
+    ended: bool = False
+
+    def read(self, timeout_s: float) -> bool:
+        """Reads what there is within this time; False when nothing came, or the output has ended."""
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        if self.ended or not select.select([descriptor], [], [], max(0.0, timeout_s))[0]:
+            return False
+        data = os.read(descriptor, 1 << 16)
+        self.ended = not data
+        *whole, self.unread = (self.unread + data).split(b"\n")
+        self.lines += [line.decode().split(" ", 2) for line in whole]
+        return bool(data)
+
+    def read_until(self, word: str, deadline: float) -> bool:
+        """Reads until a line begins with this word; False at the deadline, or at the end of the output."""
+        while not any(line[0] == word for line in self.lines):
+            if not self.read(deadline - time.monotonic()) and (self.ended or time.monotonic() >= deadline):
+                return False
+        return True
+
+    def of(self, word: str) -> list[tuple[str, int]]:
+        return [(line[1], int(line[2])) for line in self.lines if line[0] == word]
+
+    def check_for_failure(self) -> None:
+        for line in self.lines:
+            if line[0] == "failed":
+                # The traceback comes as a repr, so that it is one line.
+                raise AssertionError(" ".join(line).replace("\\n", "\n"))
+
+
+class Killer:
+    """Starts, kills and audits. `acknowledged` is the last number that each writer was told is durable."""
+
+    def __init__(self, url: str, directory: Path, seed: int) -> None:
+        self.url = url
+        self.directory = directory
+        self.seed = seed
+        self.source = random.Random(seed)
+        self.acknowledged: dict[str, int] = {}
+        self.engine = engine_of(url)
+        Ledger.metadata.create_all(self.engine)
+
+    def start(self, transactions: int, number: int) -> Life:
+        arguments = [self.url, str(self.directory), str(WRITERS), str(transactions), f"{self.seed}-{number}"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.child", *arguments],
+            cwd=REPOSITORY,
+            env=python_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        return Life(process)
+
+    def live_and_die(self, number: int) -> str:
+        """One life; the answer says when it was ended."""
+        life = self.start(TRANSACTIONS, number)
+        try:
+            if self.source.random() < 0.15:
+                # While it starts: imports, recovery, replay.
+                pause_s = self.source.uniform(0.05, 1.2)
+                when = f"{pause_s:.3f} s after its start"
+                deadline = time.monotonic() + pause_s
+            else:
+                if not life.read_until("ready", time.monotonic() + START_TIMEOUT_S):
+                    life.check_for_failure()
+                    raise AssertionError(f"life {number} did not get ready within {START_TIMEOUT_S} s: {life.lines}")
+                pause_s = self.source.uniform(0.0, self.source.choice((0.05, 0.4, 0.9)))
+                when = f"{pause_s:.3f} s after it was ready"
+                deadline = time.monotonic() + pause_s
+            while (left := deadline - time.monotonic()) > 0 and not life.ended:
+                life.read(left)
+        finally:
+            life.process.kill()
+            life.process.wait()
+        while life.read(START_TIMEOUT_S):
+            pass
+        assert life.process.stdout is not None
+        life.process.stdout.close()
+        life.check_for_failure()
+        self.note(life, number)
+        return when
+
+    def note(self, life: Life, number: int) -> None:
+        """Compares what was recovered with what was acknowledged, and takes down what is acknowledged now."""
+        for name, counter in life.of("recovered"):
+            known = self.acknowledged.get(name, 0)
+            assert counter >= known, f"life {number}: {name} recovered {counter}, but {known} was acknowledged"
+            # The one transaction that was under way at the kill may be in or out.
+            assert counter <= known + 1, f"life {number}: {name} recovered {counter}, more than was committed"
+            self.acknowledged[name] = counter
+        for name, counter in life.of("acknowledged"):
+            assert counter == self.acknowledged[name] + 1, f"life {number}: {name} acknowledged {counter} out of turn"
+            self.acknowledged[name] = counter
+
+    def check(self, number: int, *, every_row: bool = False) -> None:
+        """What is in the database right after a kill, before any recovery: whole transactions, in order."""
+        found = audit(self.engine, every_row=every_row)
+        assert not found.faults, f"after life {number}: {found.faults}"
+        for name, counter in found.counters.items():
+            under_way = self.acknowledged.get(name, 0) + 1
+            assert counter <= under_way, f"after life {number}: {name} has {counter}, more than was committed"
+
+    def finish(self, number: int) -> dict[str, int]:
+        """A last life that recovers and ends in order; then everything acknowledged must be there."""
+        life = self.start(0, number)
+        try:
+            while life.read(START_TIMEOUT_S):
+                pass
+            assert life.process.wait(START_TIMEOUT_S) == 0, life.lines
+        finally:
+            life.process.kill()
+            life.process.wait()
+            assert life.process.stdout is not None
+            life.process.stdout.close()
+        life.check_for_failure()
+        before = dict(self.acknowledged)
+        self.note(life, number)
+        found = audit(self.engine, every_row=True)
+        assert not found.faults, found.faults
+        for name, counter in before.items():
+            assert counter <= found.counters[name] <= counter + 1
+        verified = verify_log(str(self.directory))
+        assert not verified.damage
+        return found.counters
+
+
+def run_kills(url: str, directory: Path, kills: int) -> None:
+    kills = int(os.environ.get("WALSYNC_KILLS", kills))
+    seed = int(os.environ.get("WALSYNC_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"{kills} kills; WALSYNC_SEED={seed}")
+    killer = Killer(url, directory, seed)
+    try:
+        for number in range(kills):
+            when = killer.live_and_die(number)
+            print(f"life {number}: killed {when}; acknowledged {sum(killer.acknowledged.values())}")
+            killer.check(number, every_row=number % 20 == 19)
+        counters = killer.finish(kills)
+        print(f"in the end: {counters}")
+        # A run in which hardly anything was committed would prove nothing.
+        assert sum(counters.values()) > 3 * kills
+    finally:
+        killer.engine.dispose()
+
+
+def test_killed_writers_lose_and_double_nothing_on_sqlite(sqlite_url: str, tmp_path: Path) -> None:
+    run_kills(sqlite_url, tmp_path / "log", QUICK_KILLS)
+
+
+@pytest.mark.postgresql
+def test_killed_writers_lose_and_double_nothing_on_postgresql(empty_postgres_url: str, tmp_path: Path) -> None:
+    run_kills(empty_postgres_url, tmp_path / "log", QUICK_KILLS)
+
+
+@pytest.mark.mariadb
+def test_killed_writers_lose_and_double_nothing_on_mariadb(empty_mariadb_url: str, tmp_path: Path) -> None:
+    run_kills(empty_mariadb_url, tmp_path / "log", QUICK_KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills_on_sqlite(sqlite_url: str, tmp_path: Path) -> None:
+    run_kills(sqlite_url, tmp_path / "log", LARGE_KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.postgresql
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills_on_postgresql(empty_postgres_url: str, tmp_path: Path) -> None:
+    run_kills(empty_postgres_url, tmp_path / "log", LARGE_KILLS)
