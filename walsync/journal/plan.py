@@ -94,7 +94,8 @@ def make_plan(compiled: SQLCompiler, target_dialect: Dialect) -> Plan:
         )
     if compiled.schema_translate_map:
         raise NotCapturedError("schema_translate_map is not supported by the journal; give the table its schema")
-    table = statement.table
+    # A construct made of a mapped class has an annotated copy of the table; what counts is the table itself.
+    table = statement.table._deannotate()
     plan: Plan | None = None
     if isinstance(table, Table) and compiled.positional and not _has_extras(statement, compiled, target_dialect):
         if isinstance(statement, Insert):

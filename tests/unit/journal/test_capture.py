@@ -309,6 +309,21 @@ def test_core_executemany_is_one_group_of_rows_with_keys(recorder: Recorder) -> 
     assert change.rows == [[1, 101], [2, 102], [3, 103]]
 
 
+@pytest.mark.parametrize("entity", [Club, club], ids=["class", "table"])
+def test_constructs_of_a_class_and_of_its_table_are_recorded_alike(recorder: Recorder, entity: Any) -> None:
+    columns = getattr(entity, "c", entity)
+    with recorder.engine.begin() as connection:
+        connection.execute(insert(entity).values(size=1))
+        connection.execute(insert(entity).values(id=7, size=2))
+        connection.execute(update(entity).where(columns.id == 7).values(size=3))
+        connection.execute(delete(entity).where(columns.id == 7))
+    inserted, explicit, updated, deleted = recorder.changes
+    assert {type(change) for change in recorder.changes} == {RowChanges}
+    assert (inserted.columns, inserted.rows) == (("size", "id"), [[1, 101]])  # type: ignore[union-attr]
+    assert sorted(explicit.rows[0]) == [2, 7]  # type: ignore[union-attr]
+    assert (updated.rows, deleted.rows) == ([[3, 7]], [[7]])  # type: ignore[union-attr]
+
+
 def test_a_single_core_insert_knows_its_key(recorder: Recorder) -> None:
     with recorder.engine.begin() as connection:
         assert connection.execute(insert(club).values(size=1)).inserted_primary_key == (101,)
