@@ -1,0 +1,6 @@
+"""The same ORM program run directly and through walsync must leave equal databases behind.
+
+`schema` holds the mapped classes, `planner` turns random bytes into a program that the database will not refuse,
+`interpreter` runs a program on a session, `comparison` compares two databases up to the renaming of generated keys,
+`sides` opens the databases that the programs run on.
+"""
