@@ -199,6 +199,11 @@ def main(arguments: list[str]) -> None:
                 for one in found[turn:] + found[:turn]:
                     one.round(number * options.commits, options.commits)
             show(found)
+            load, cores = os.getloadavg()[0], os.cpu_count() or 1
+            if load > cores:
+                print(
+                    f"the load is {load:.1f} on {cores} processors: a sync waits for others here, and so do these figures"
+                )
 
 
 if __name__ == "__main__":

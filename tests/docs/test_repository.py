@@ -64,3 +64,21 @@ def test_flights_example_explains_itself() -> None:
 def test_package_is_marked_as_typed() -> None:
     assert walsync.__file__ is not None
     assert (Path(walsync.__file__).parent / "py.typed").is_file()
+
+
+def test_the_lowest_versions_checked_are_those_that_the_project_allows() -> None:
+    """Of what users install; the tools of `dev` and the data of the examples may be as new as they like."""
+    project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    named = r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)[^"]*"'
+    allowed: set[tuple[str, str]] = set()
+    for name in ("dependencies", "postgresql", "mysql", "mariadb", "cli"):
+        (listed,) = re.findall(rf"^{name} = \[(.*?)\]$", project, re.MULTILINE | re.DOTALL)
+        assert listed
+        allowed |= set(re.findall(named, listed))
+    checked = (REPOSITORY / ".ci" / "lowest.txt").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"^([\w-]+)==([\d.]+)$", checked, re.MULTILINE))
+
+    def padded(versions: set[tuple[str, str]]) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(int(part) for part in (version + ".0.0").split(".")[:3]) for name, version in versions}
+
+    assert padded(pinned) == padded(allowed)

@@ -47,6 +47,7 @@ __all__ = [
     "CHUNK_ROWS",
     "FORMAT",
     "decode_change_set",
+    "decode_parts",
     "decode_tables",
     "encode_change_set",
     "encode_shape",
@@ -259,6 +260,19 @@ def _statement_document(change: StatementChange) -> list[Any]:
 
 def encode_change_set(change_set: ChangeSet) -> list[bytes]:
     """The chunks of one entry. Raises `NotCapturedError` for a value that cannot be kept exactly."""
+    changes = change_set.changes
+    if len(changes) == 1:
+        # By far the most frequent form, and on the path of every commit.
+        (only,) = changes
+        if type(only) is RowChanges and len(only.rows) <= CHUNK_ROWS:
+            document = [only.header or encode_shape(only), only.must_match, only.rows]
+            header = [FORMAT, change_set.commit_time_ns, change_set.origin, change_set.metadata, [document]]
+            return [_pack(header)]
+    return _encode_split(change_set)
+
+
+def _encode_split(change_set: ChangeSet) -> list[bytes]:
+    """The general form: as many chunks as it takes."""
     chunks: list[bytes] = []
     current: list[Any] = []
     document: list[Any] = [
@@ -301,7 +315,7 @@ def encode_change_set(change_set: ChangeSet) -> list[bytes]:
 def decode_change_set(entry_id: EntryId | None, chunks: Iterable[bytes]) -> ChangeSet:
     """The change set of an entry's chunks. Raises `CorruptEntryError` naming the entry for anything malformed."""
     change_set = ChangeSet(0, "", {}, [], entry_id)
-    for part in _decode_parts(entry_id, chunks):
+    for part in decode_parts(entry_id, chunks):
         if isinstance(part, ChangeSet):
             change_set = part
         else:
@@ -312,7 +326,7 @@ def decode_change_set(entry_id: EntryId | None, chunks: Iterable[bytes]) -> Chan
 def decode_tables(entry_id: EntryId | None, chunks: Iterable[bytes]) -> set[TableName]:
     """The tables that an entry writes. Reads and checks all of it, but keeps no more than a chunk in memory."""
     found: set[TableName] = set()
-    for part in _decode_parts(entry_id, chunks):
+    for part in decode_parts(entry_id, chunks):
         if isinstance(part, RowChanges):
             found.add(part.table)
             found.update(part.acts_on)
@@ -321,8 +335,8 @@ def decode_tables(entry_id: EntryId | None, chunks: Iterable[bytes]) -> set[Tabl
     return found
 
 
-def _decode_parts(entry_id: EntryId | None, chunks: Iterable[bytes]) -> Iterator[ChangeSet | Change]:
-    """The entry's header, as a change set without changes, and then its changes."""
+def decode_parts(entry_id: EntryId | None, chunks: Iterable[bytes]) -> Iterator[ChangeSet | Change]:
+    """The entry's header, as a change set without changes, and then its changes: a chunk in memory at a time."""
     first = True
     for chunk in chunks:
         try:

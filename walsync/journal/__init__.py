@@ -12,6 +12,7 @@ to a function: the session layer's, which appends them to the log.
 - `commit_time`: which SQL expressions mean "now".
 - `foreign_keys`: which tables a change writes by the actions of foreign keys.
 - `tables`: which tables a statement reads and writes.
+- `pool`: the pool of its connections. `session_engine`: the Engine as sessions get it.
 - `dialect`: the dialect, and `journal_engine()`.
 - `keys`, `key_sources`, `key_file`: primary keys before the target sees the row.
 """
@@ -19,12 +20,14 @@ to a function: the session layer's, which appends them to the log.
 from walsync.journal.buffer import TransactionBuffer
 from walsync.journal.dialect import JournalDialect, journal_engine
 from walsync.journal.keys import KeyAllocator, KeyConfig
+from walsync.journal.session_engine import SessionJournalEngine
 from walsync.journal.tables import StatementTables, table_name, tables_of
 
 __all__ = [
     "JournalDialect",
     "KeyAllocator",
     "KeyConfig",
+    "SessionJournalEngine",
     "StatementTables",
     "TransactionBuffer",
     "journal_engine",

@@ -124,3 +124,4 @@ class TransactionBuffer:
         if self._savepoints:
             self._savepoints = {}
         self._open_shape = None
+        self.owner = None

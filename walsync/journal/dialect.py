@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import URL, Dialect, Engine
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from walsync.changes import RowChanges, describe_type
@@ -28,10 +26,12 @@ from walsync.journal.buffer import TransactionBuffer
 from walsync.journal.dbapi import IntegrityError, JournalConnection, JournalCursor, JournalDBAPI
 from walsync.journal.keys import KeyAllocator
 from walsync.journal.plan import Plan, RowPlan, make_plan
+from walsync.journal.pool import JournalPool
 from walsync.journal.statements import recording_dialect, statement_changes
 
 __all__ = ["JournalDialect", "journal_engine"]
 
+_PLAN: Final = "_walsync_plan"
 _SHAPES_MAX: Final = 10_000
 """Shapes kept to be shared. Past it they are dropped; sharing is for compactness, not for correctness."""
 
@@ -97,7 +97,6 @@ class JournalDialect(DefaultDialect):
         self.target_dialect = target_dialect
         self.recording_dialect = recording_dialect(target_dialect)
         self.keys = keys
-        self._plans: WeakKeyDictionary[Any, Plan] = WeakKeyDictionary()
         self._shapes: dict[Any, RowChanges] = {}
 
     @classmethod
@@ -122,9 +121,10 @@ class JournalDialect(DefaultDialect):
                 "SQL text and DDL cannot be executed on the journal's engine: what they change is not known. Execute "
                 "them through an attached session, where they run directly on the target, or on the target's own engine"
             )
-        plan = self._plans.get(compiled)
+        # Kept with the construct that it belongs to: SQLAlchemy's cache, which holds that, is the plan's cache as well.
+        plan: Plan | None = compiled.__dict__.get(_PLAN)
         if plan is None:
-            plan = self._plans[compiled] = self._make_plan(compiled)
+            plan = compiled.__dict__[_PLAN] = self._make_plan(compiled)
         buffer = cursor.buffer
         if isinstance(plan, RowPlan):
             self._record_rows(cursor, plan, rows)
@@ -222,5 +222,5 @@ def journal_engine(
     def connect() -> JournalConnection:
         return JournalConnection(TransactionBuffer(on_commit))
 
-    pool = NullPool(connect, dialect=dialect, reset_on_return=None)  # type: ignore[arg-type]
+    pool = JournalPool(connect, dialect=dialect, reset_on_return=None)  # type: ignore[arg-type]
     return Engine(pool, dialect, URL.create("walsync"))

@@ -116,6 +116,12 @@ class KeyAllocator:
                     key = state.take()
             return key
 
+    def reserved_key(self, column: Column[Any]) -> int | None:
+        """The next key of the block in use, or None if it is used up. Never asks the target, does no I/O."""
+        state = self._by_column.get(column) or self._state(column)
+        with state.lock:
+            return state.take()
+
     def has_key(self, column: Column[Any]) -> bool:
         """Whether a key can be given out without asking the target, as far as one can tell without a lock."""
         state = self._by_column.get(column) or self._state(column)
@@ -141,7 +147,10 @@ class KeyAllocator:
     def note_keys(self, column: Column[Any], keys: Sequence[Any]) -> None:
         """Keys that the application chose itself: none of them is given out later."""
         state = self._by_column.get(column) or self._state(column)
-        highest = max((key for key in keys if type(key) is int), default=0)
+        highest = 0
+        for key in keys:
+            if type(key) is int and key > highest:
+                highest = key
         if highest > state.noted:
             with state.lock:
                 state.noted = max(state.noted, highest)

@@ -25,7 +25,7 @@ from walsync.changes.codec import decode_tables
 from walsync.checkpoint import SQLAlchemyCheckpointer
 from walsync.checkpoint.events import EventSource
 from walsync.exceptions import ApplyTimeoutError, ReadTimeoutError, UsageError
-from walsync.journal import JournalDialect, KeyAllocator, TransactionBuffer, journal_engine
+from walsync.journal import JournalDialect, KeyAllocator, SessionJournalEngine, TransactionBuffer, journal_engine
 from walsync.session.config import SessionConfig
 from walsync.session.pending import PendingTables
 from walsync.session.reads import ReadEngine
@@ -69,6 +69,7 @@ class Journal(EventSource):
         self.config = config
         self.origin = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
         self.engine: Engine = journal_engine(target.dialect, keys, self._commit)
+        self.session_engine: Engine = SessionJournalEngine(self.engine)
         self.reads = ReadEngine(self, target)
         self.read_engine: Engine = self.reads.engine
         self._pending = pending
@@ -86,21 +87,21 @@ class Journal(EventSource):
     def _commit(self, buffer: TransactionBuffer) -> None:
         """Append the buffered changes as one entry. Called by the journal's dialect, in the committing thread."""
         owner = buffer.owner
-        metadata: Any = {}
-        if isinstance(owner, SessionState):
-            metadata = owner.session.info.get(METADATA)
-            if metadata is None:
-                metadata = {}
-            elif not isinstance(metadata, dict):
-                raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
+        state = owner if isinstance(owner, SessionState) else None
+        metadata: Any = None if state is None else state.session.info.get(METADATA)
+        if metadata is None:
+            metadata = {}
+        elif not isinstance(metadata, dict):
+            raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
         change_set = ChangeSet(time.time_ns(), self.origin, metadata, buffer.changes)
-        self.checkpointer.raise_if_failed()
-        self.checkpointer.admit()
+        checkpointer = self.checkpointer
+        checkpointer.raise_if_failed()
+        checkpointer.admit()
         entry_id = self.log.append(*encode_change_set(change_set))
         change_set.entry_id = entry_id
         self._pending.note(change_set.tables, entry_id)
-        if isinstance(owner, SessionState):
-            owner.last_entry_id = entry_id
+        if state is not None:
+            state.last_entry_id = entry_id
         self._buffered += 1
         self._recent.append((entry_id, time.monotonic()))
         for listener in self.dispatch.after_append:
@@ -108,6 +109,9 @@ class Journal(EventSource):
 
     def next_key(self, state: SessionState, column: Any) -> int:
         """The next reserved key, in the middle of a session's transaction, whatever locks that holds on the target."""
+        key = self.keys.reserved_key(column)
+        if key is not None:
+            return key
         if state.wrote:
             connection = state.session.connection(bind_arguments={"bind": self.read_engine})
             return self.keys.next_key_on(connection, column)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Table, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
-from sqlalchemy.orm.attributes import instance_dict, instance_state
 from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 
 from walsync.exceptions import AttachError, UsageError
@@ -54,8 +53,27 @@ class SessionHooks:
         """Put them on; `listen_to` is the class, or the single session, whose events are meant."""
         hooks = self
 
+        target, journal_engine, own_bind = self._journal.target, self._journal.session_engine, self._get_bind
+        everything = self._journal.scope.is_everything
+
         def get_bind(session: Session, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Any:
-            return hooks.get_bind(session, mapper, clause, bind, kw)
+            bound = own_bind(session, mapper, clause=clause, bind=bind, **kw)
+            if bound is not target:
+                # A bind that was asked for by name, or a session that was made with another one.
+                return bound
+            state = session.__dict__.get("_walsync_state")
+            if (
+                clause is None
+                and state is not None
+                and state.direct_reason is None
+                and session._flushing
+                and everything
+                and MODE not in session.info
+                and not session.twophase
+            ):
+                # The path of every flush; the general one below comes to the same answer.
+                return journal_engine
+            return hooks.get_bind(session, mapper, clause)
 
         def execute(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
             return hooks.execute(session, statement, params, kw)
@@ -84,17 +102,14 @@ class SessionHooks:
 
     # -------------------------------------------------------------------------------------------- routing
 
-    def get_bind(self, session: Session, mapper: Any, clause: Any, bind: Any, kw: dict[str, Any]) -> Any:
+    def get_bind(self, session: Session, mapper: Any, clause: Any) -> Any:
+        """The Engine for a session that is bound to the target."""
         journal = self._journal
-        bound = self._get_bind(session, mapper, clause=clause, bind=bind, **kw)
-        if bound is not journal.target:
-            # A bind that was asked for by name, or a session that was made with another one.
-            return bound
         if session.twophase:
             raise AttachError("a two-phase session cannot be attached: its transaction has more than one commit point")
         state = state_of(session, journal)
         if state.direct_reason is None and self._journal_takes(state, mapper, clause):
-            return journal.engine
+            return journal.session_engine
         return journal.read_engine
 
     def _journal_takes(self, state: SessionState, mapper: Any, clause: Any) -> bool:
@@ -150,7 +165,7 @@ class SessionHooks:
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         journal = self._journal
         engine = connection.engine
-        if engine is journal.engine:
+        if engine is journal.session_engine:
             state = state_of(session, journal)
             if not transaction.nested:
                 state.buffer = journal.buffer_of(connection)
@@ -178,21 +193,20 @@ class SessionHooks:
         if self._get_bind(session) is not self._journal.target:
             return
         state = state_of(session, self._journal)
-        new = [instance_state(obj) for obj in session.new]
+        new = list(session._new)
         if len(new) > 1:
             new.sort(key=_insert_order)
         scope = self._journal.scope
         for obj_state in new:
-            found = self._key_attribute(obj_state.mapper)
-            if found is None:
+            mapper = obj_state.mapper
+            found = self._key_attribute(mapper)
+            if found is None or not scope.has_mapper(mapper):
                 continue
             attribute, column = found
-            obj = obj_state.obj()
-            if obj is None or not scope.has_mapper(obj_state.mapper):
-                continue
-            value = instance_dict(obj).get(attribute)
-            if value is None:
-                setattr(obj, attribute, self._journal.next_key(state, column))
+            values = obj_state.dict
+            if values.get(attribute) is None:
+                # As SQLAlchemy does with a key that the database made, but before the INSERT.
+                values[attribute] = self._journal.next_key(state, column)
 
     def _key_attribute(self, mapper: Mapper[Any]) -> tuple[str, Any] | None:
         """The attribute and column of a mapper's autoincrement key, if the database would make it."""

@@ -22,18 +22,19 @@ class Scope:
     def __init__(self, include: Iterable[Any] | None, exclude: Iterable[Any] | None) -> None:
         self._include = None if include is None else _tables(include, "include")
         self._exclude = frozenset() if exclude is None else _tables(exclude, "exclude")
-        self._everything = self._include is None and not self._exclude
+        self.is_everything = self._include is None and not self._exclude
+        """Whether every table is journaled."""
         self._mappers: dict[Any, bool] = {}
 
     def has_table(self, name: TableName) -> bool:
         return (self._include is None or name in self._include) and name not in self._exclude
 
     def has_tables(self, names: Iterable[TableName]) -> bool:
-        return self._everything or all(self.has_table(name) for name in names)
+        return self.is_everything or all(self.has_table(name) for name in names)
 
     def has_mapper(self, mapper: Any) -> bool:
         """`mapper` is a Mapper or a mapped class."""
-        if self._everything:
+        if self.is_everything:
             return True
         known = self._mappers.get(mapper)
         if known is None:

@@ -137,7 +137,7 @@ def _parts(state: SessionState, levels: list[SessionTransaction]) -> list[list[C
     # begins where the next one does.
     starts = [len(buffer.changes)] * (len(levels) + 1)
     for index in range(len(levels) - 1, 0, -1):
-        entry: Any = levels[index]._connections.get(state.journal.engine)
+        entry: Any = levels[index]._connections.get(state.journal.session_engine)
         starts[index] = starts[index + 1]
         if entry is not None:
             starts[index] = min(buffer.savepoint_position(entry[1]._savepoint), starts[index + 1])
