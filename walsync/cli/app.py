@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from walsync.cli.demo import demo
+from walsync.cli.inspect import inspect
+from walsync.cli.salvage import salvage
 from walsync.cli.status import status
 from walsync.cli.verify import verify
 
@@ -21,3 +23,5 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(status)
 app.command()(verify)
+app.command()(inspect)
+app.command()(salvage)

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from walsync.changes import ChangeSet, TableName, encode_change_set
 from walsync.changes.codec import decode_tables
 from walsync.checkpoint import SQLAlchemyCheckpointer
 from walsync.checkpoint.events import EventSource
-from walsync.exceptions import ApplyTimeoutError, ReadTimeoutError, UsageError
+from walsync.exceptions import ApplyTimeoutError, LogError, ReadTimeoutError, UsageError
 from walsync.journal import JournalDialect, KeyAllocator, SessionJournalEngine, TransactionBuffer, journal_engine
 from walsync.session.config import SessionConfig
 from walsync.session.pending import PendingTables
@@ -38,6 +39,7 @@ from walsync.wal import EntryId, WriteAheadLog
 __all__ = ["Journal"]
 
 METADATA: Final = "walsync.metadata"
+DURABILITY: Final = "walsync.durability"
 
 _AGE_SAMPLES: Final = 4096
 """Commit times kept for the age of the backlog. A longer backlog's age is that of the oldest one kept, or more."""
@@ -88,7 +90,11 @@ class Journal(EventSource):
         """Append the buffered changes as one entry. Called by the journal's dialect, in the committing thread."""
         owner = buffer.owner
         state = owner if isinstance(owner, SessionState) else None
-        metadata: Any = None if state is None else state.session.info.get(METADATA)
+        metadata: Any = None
+        durability: Any = None
+        if state is not None:
+            info = state.session.info
+            metadata, durability = info.get(METADATA), info.get(DURABILITY)
         if metadata is None:
             metadata = {}
         elif not isinstance(metadata, dict):
@@ -97,7 +103,8 @@ class Journal(EventSource):
         checkpointer = self.checkpointer
         checkpointer.raise_if_failed()
         checkpointer.admit()
-        entry_id = self.log.append(*encode_change_set(change_set))
+        # An unknown level is refused there, before anything is written.
+        entry_id = self.log.append(*encode_change_set(change_set), durability=durability)
         change_set.entry_id = entry_id
         self._pending.note(change_set.tables, entry_id)
         if state is not None:
@@ -144,6 +151,9 @@ class Journal(EventSource):
         if last <= self.checkpointer.applied_id:
             return
         timeout = self.config.read_timeout_s
+        if last > self.log.durable_id:
+            # Committed with the durability "interval". What is not durable is not applied, and somebody waits now.
+            self.log.sync()
         try:
             self.checkpointer.wait_applied(last, timeout)
         except ApplyTimeoutError as error:
@@ -162,11 +172,14 @@ class Journal(EventSource):
         return state_of(_plain_session(session), self).last_entry_id
 
     def wait_applied(self, entry_id: EntryId | None = None, timeout: float | None = None) -> None:
-        """Block until this entry is applied; None: all that is durable now.
+        """Block until this entry is applied; None: all that is committed now.
 
         `timeout` is in seconds; None waits for as long as it takes. Raises `ApplyTimeoutError` when it is over, and at
         once what has stopped the checkpointer.
         """
+        through = self.log.last_id if entry_id is None else entry_id
+        if through > self.log.durable_id:
+            self.log.sync()
         self.checkpointer.wait_applied(self.log.durable_id if entry_id is None else entry_id, timeout)
 
     # ------------------------------------------------------------------------------------ control and state
@@ -238,10 +251,15 @@ class Journal(EventSource):
             self.keys.close()
         finally:
             try:
+                # What a poisoned log says is said again by its close.
+                with suppress(LogError):
+                    self.log.sync()
                 self.checkpointer.stop(drain=drain, timeout=self.config.drain_timeout_s if timeout is None else timeout)
             finally:
-                self.log.close()
-                self.engine.dispose()
+                try:
+                    self.log.close()
+                finally:
+                    self.engine.dispose()
 
     def __enter__(self) -> Journal:  # noqa: PYI034 - typing.Self is not in Python 3.10
         return self

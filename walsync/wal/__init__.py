@@ -4,9 +4,10 @@
     checksum, format, checkpoint_slots byte layouts; pure functions
     storage/, lock                     files, and a storage in memory
     segment, segments                  one segment; the pool that prepares and recycles them
-    group_commit, appender             one fdatasync for many commits; the only writer of frames
+    group_commit, appender, interval   one fdatasync for many commits; the only writer of frames; syncs at intervals
     scanner, recovery, reader, verify  reading: the tight loop, the decision table, entries, a whole directory
     entry, driver, log                 entries as users see them, the checkpointer's thread, and `WriteAheadLog`
+    salvage and salvage_*              what can be read of a damaged log, into a new one
 
 `docs/reference/segment-format.md` describes the files.
 """
@@ -18,6 +19,7 @@ from walsync.wal.config import LogConfig
 from walsync.wal.entry import ChunkWriter, Entry, EntryWriter
 from walsync.wal.log import WriteAheadLog
 from walsync.wal.positions import ChunkRecord, EntryId, LogPosition
+from walsync.wal.salvage import LostBytes, LostEntries, SalvageReport, salvage_log
 from walsync.wal.stats import LogStats
 from walsync.wal.storage.file import FileStorage
 from walsync.wal.storage.memory import MemoryStorage
@@ -36,13 +38,17 @@ __all__ = [
     "LogPosition",
     "LogStats",
     "LogVerification",
+    "LostBytes",
+    "LostEntries",
     "MemoryStorage",
     "Recovery",
+    "SalvageReport",
     "SegmentInfo",
     "Storage",
     "StorageFile",
     "StorageLock",
     "WriteAheadLog",
     "read_log",
+    "salvage_log",
     "verify_log",
 ]

@@ -6,11 +6,16 @@ Never holds anything that changes while a log is open.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, TypeAlias, get_args
 
 from walsync.exceptions import ConfigurationError
 
-__all__ = ["LogConfig"]
+__all__ = ["DURABILITY_LEVELS", "Durability", "LogConfig", "check_durability"]
+
+Durability: TypeAlias = Literal["sync", "interval"]
+"""When a commit returns: `"sync"`, once the entry is on stable storage; `"interval"`, once it is written."""
+
+DURABILITY_LEVELS: Final[tuple[Durability, ...]] = get_args(Durability)
 
 MIN_SEGMENT_BYTES = 32 * 1024
 MAX_SEGMENT_BYTES = 1024**3
@@ -49,6 +54,14 @@ class LogConfig:
     checksum: Literal["crc32c", "crc32"] = "crc32c"
     """Fixed when a log is created; an existing log keeps its own."""
 
+    durability: Durability = "sync"
+    """When a commit returns: `"sync"`, when it is on stable storage; `"interval"`, when it is written, and a thread
+    makes it durable within `sync_interval_s`. `append`, `begin_entry` and a session may say otherwise for one entry."""
+
+    sync_interval_s: float = 0.1
+    """The loss window of `"interval"`: if the machine stops, commits of this stretch of time may be lost; or of two
+    such stretches, where the disk does not keep up."""
+
     lock_timeout_s: float = 0.0
     """How long opening waits for another process that has the directory open."""
 
@@ -86,6 +99,8 @@ class LogConfig:
             raise ConfigurationError(f"version_info must be at most {MAX_VERSION_INFO_BYTES} bytes")
         if self.checksum not in ("crc32c", "crc32"):
             raise ConfigurationError(f"checksum must be 'crc32c' or 'crc32', not {self.checksum!r}")
+        check_durability("durability", self.durability)
+        self._seconds("sync_interval_s", 0.001)
         self._seconds("lock_timeout_s", 0.0)
         self._seconds("segment_timeout_s", 0.001)
         self._seconds("checkpoint_timeout_s", 0.001)
@@ -104,3 +119,9 @@ class LogConfig:
         # Python's locks wait at most some 292 years; a day is more than any of these waits needs.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= 86_400:
             raise ConfigurationError(f"{name} must be a number of seconds from {low} to 86400, not {value!r}")
+
+
+def check_durability(name: str, value: object) -> None:
+    """Refuse a level that is not known: nothing is to be less durable by a slip of the pen."""
+    if value not in DURABILITY_LEVELS:
+        raise ConfigurationError(f"{name} must be {' or '.join(map(repr, DURABILITY_LEVELS))}, not {value!r}")

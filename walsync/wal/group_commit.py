@@ -106,6 +106,13 @@ class GroupCommit:
             raise waiter.error
         return waiter.entry_id
 
+    def write(self, work: bytes | PendingEntry) -> int:
+        """Write an entry and return its id at once: it is durable after the next sync, whoever makes that."""
+        with self._append_lock:
+            if self.refusal is not None:
+                self._refuse()
+            return self._write(work)
+
     def _write(self, work: bytes | PendingEntry) -> int:
         appender = self._appender
         try:

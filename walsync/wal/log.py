@@ -29,11 +29,12 @@ from walsync.exceptions import (
     UsageError,
 )
 from walsync.wal.checkpointer import Checkpointer
-from walsync.wal.config import LogConfig
+from walsync.wal.config import Durability, LogConfig, check_durability
 from walsync.wal.driver import CheckpointDriver
 from walsync.wal.entry import ChunkReader, Entry, EntryWriter
 from walsync.wal.group_commit import GroupCommit
 from walsync.wal.housekeeper import Housekeeper
+from walsync.wal.interval import IntervalSync
 from walsync.wal.opening import OpenedLog, open_log
 from walsync.wal.pending import PendingEntry
 from walsync.wal.positions import EntryId, LogPosition
@@ -61,7 +62,8 @@ def storage_of(directory: str | os.PathLike[str] | Storage, config: LogConfig) -
 class WriteAheadLog:
     """A durable sequence of entries. Make one with `WriteAheadLog.recover`; usable from many threads at once.
 
-    Returning from `append` or `EntryWriter.commit` means that the entry is on stable storage.
+    Returning from `append` or `EntryWriter.commit` means that the entry is on stable storage, unless it was asked for
+    with the durability `"interval"`.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class WriteAheadLog:
         slot = opened.checkpoint_file.slot
         self._uuid = slot.log_uuid
         self._commits = GroupCommit(opened.appender)
-        self._commit = self._commits.commit
+        self._interval = IntervalSync(self._commits, opened.appender, config.sync_interval_s)
+        self._commit = self._committer(config.durability)
         self._release_mutex = threading.Lock()
         """Guards `_segments`' beginning, `_checkpointed`, and the checkpoint file; held while that is synced, because a
         segment may be recycled only afterwards. Order of locks: this one, then the pool's."""
@@ -175,8 +178,11 @@ class WriteAheadLog:
 
     # --------------------------------------------------------------------------------------------- committing
 
-    def append(self, *chunks: bytes | bytearray | memoryview) -> EntryId:
+    def append(self, *chunks: bytes | bytearray | memoryview, durability: Durability | None = None) -> EntryId:
         """Commit one entry of these chunks and return its id when it is on stable storage. Blocks for one sync or two.
+
+        With the durability `"interval"` it returns when the entry is written, and a thread makes it durable soon after;
+        None is `LogConfig.durability`.
 
         Raises `LogFullError` (the disk is full; nothing was written, the log stays usable), `EntryTooLargeError`,
         `LogPoisonedError` (a write or a sync failed; whether this entry survives shows when the log is opened again),
@@ -184,33 +190,52 @@ class WriteAheadLog:
         """
         if self._driver_trouble:
             self._raise_driver_trouble()
+        commit = self._commit if durability is None else self._committer(durability)
         if len(chunks) == 1:
             work = chunks[0]
             if type(work) is not bytes:
                 work = _as_bytes(work)
             if len(work) > self.config.max_entry_bytes:
                 self._refuse_size(len(work))
-            return self._commit(work)  # type: ignore[return-value]
+            return commit(work)  # type: ignore[return-value]
         pieces = [chunk if type(chunk) is bytes else _as_bytes(chunk) for chunk in chunks]
         size = sum(map(len, pieces))
         if size > self.config.max_entry_bytes:
             self._refuse_size(size)
-        return self._commit(PendingEntry(pieces))  # type: ignore[return-value]
+        return commit(PendingEntry(pieces))  # type: ignore[return-value]
 
-    def begin_entry(self) -> EntryWriter:
-        """Begin an entry of any size. It takes no lock and no place in the log before it is committed."""
+    def begin_entry(self, durability: Durability | None = None) -> EntryWriter:
+        """Begin an entry of any size. It takes no lock and no place in the log before it is committed.
+
+        `durability` as in `append`.
+        """
         self._check_open()
+        commit = self._commit if durability is None else self._committer(durability)
+
+        def commit_entry(entry: PendingEntry) -> int:
+            if self._driver_trouble:
+                self._raise_driver_trouble()
+            return commit(entry)
+
         return EntryWriter(
-            self._commit_writer,
+            commit_entry,
             self._appender._checksum,
             buffer_bytes=self.config.buffer_bytes,
             max_entry_bytes=self.config.max_entry_bytes,
         )
 
-    def _commit_writer(self, entry: PendingEntry) -> int:
-        if self._driver_trouble:
-            self._raise_driver_trouble()
-        return self._commit(entry)
+    def _committer(self, durability: Durability) -> Callable[[bytes | PendingEntry], int]:
+        check_durability("durability", durability)
+        return self._interval.commit if durability == "interval" else self._commits.commit
+
+    def sync(self) -> None:
+        """Make durable what was written before the call. Blocks for a sync or two, or returns at once if all is.
+
+        Raises `LogPoisonedError` if that fails, or an earlier write or sync did, and `LogClosedError`.
+        """
+        self._check_open()
+        if self._appender.durable[1] < self._appender.written[1]:
+            self._commits.sync_all()
 
     def _refuse_size(self, size: int) -> None:
         raise EntryTooLargeError(
@@ -492,7 +517,8 @@ class WriteAheadLog:
         """Finish the commits in flight, record how far the log is durable and released, and let the directory go.
 
         Does not checkpoint: the backlog stays in the log. Waits at most `timeout` seconds (None:
-        `LogConfig.close_timeout_s`) for the log's threads. May be called twice.
+        `LogConfig.close_timeout_s`) for the log's threads. May be called twice. Raises `LogPoisonedError` if entries
+        that were committed with the durability `"interval"` could not be made durable.
         """
         if self._closed or self._process_id != os.getpid():
             return
@@ -500,10 +526,11 @@ class WriteAheadLog:
         deadline = time.monotonic() + (self.config.close_timeout_s if timeout is None else timeout)
         where = self._storage.describe("")
         try:
-            for part in (self._driver, self._housekeeper):
+            for part in (self._driver, self._housekeeper, self._interval):
                 if part is not None:
                     part.stop(max(0.0, deadline - time.monotonic()))
             self._finish(f"the log in {where} was closed; open it again with WriteAheadLog.recover")
+            self._interval.raise_if_lost()
         finally:
             self._pool.close()
             self._commits.refuse(LogClosedError(f"the log in {where} was closed"))
@@ -564,6 +591,7 @@ class WriteAheadLog:
         self._segments_mutex = threading.Lock()
         self._released_changed = threading.Condition()
         self._commits.forget_in_child()
+        self._interval.forget_in_child()
         self._files.forget_in_child()
         self._reader.forget_in_child()
         self._lock.forget_in_child()

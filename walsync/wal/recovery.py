@@ -219,7 +219,8 @@ class LogWalk:
         if slot.size < header.segment_bytes:
             raise DamagedLogError(
                 f"{self._storage.describe(slot.name)} was cut off at offset {slot.size}; it had {header.segment_bytes} "
-                "bytes. Nothing was changed. Put the file back from a copy of the directory"
+                "bytes. Nothing was changed. Put the file back from a copy of the directory, "
+                "or copy what can be read into a new one with `walsync salvage`"
             )
 
     def _following(self, by_sequence: dict[int, list[SlotFile]], sequence: int) -> SlotFile | None:
@@ -278,6 +279,6 @@ class LogWalk:
             f"{self._storage.describe(last.name)} is damaged at offset {scanner.position - last.base} (position "
             f"{scanner.position}, after entry {scanner.next_id - 1}): {what}, and a later frame (position "
             f"{promise.position if promise else '?'}) says that this was durable. Nothing was changed. Restore the "
-            "directory from a copy, or keep it aside and start a new one: entries up to "
-            f"{scanner.next_id - 1} can be read with read_log()"
+            "directory from a copy, or copy what can be read into a new one with `walsync salvage` (entries up to "
+            f"{scanner.next_id - 1}, and what is whole behind the damage)"
         )

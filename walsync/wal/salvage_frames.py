@@ -3,9 +3,9 @@
 Owns `FrameFinder` and the runs that it finds. Never decides whether a frame still belongs to the log: that is
 `salvage_plan`. Never writes.
 
-Here a frame counts as whole if both of its CRCs match (that of the header goes on from the log's uuid, so no other log's
-frame can pass), its position fits the file, and its padding is zeros. Frames that lie one behind the other and are
-chained make a *run*. Between two runs lies what cannot be read.
+Here a frame counts as whole if both of its CRCs match (that of the header goes on from the log's uuid, so no other
+log's frame can pass), its position fits the file, and its padding is zeros. Frames that lie one behind the other and
+are chained make a *run*. Between two runs lies what cannot be read.
 
 A part of a file that the system cannot read (EIO) counts as zeros: no frame of it passes its CRC.
 """
@@ -95,15 +95,15 @@ class BrokenFrame(NamedTuple):
 class Run:
     """Whole frames that lie one behind the other in a file, each chained to the one before it."""
 
-    __slots__ = ("base", "chain_after", "end", "first_chain", "first_epoch", "last_epoch", "limit", "name", "next_id",
-                 "next_id_after", "promise", "sealed", "start")  # fmt: skip
+    __slots__ = ("base", "chain_after", "end", "epochs", "limit", "name", "next_id", "next_id_after", "promise",
+                 "sealed", "start")  # fmt: skip
 
     def __init__(self, name: str, frame: FoundFrame) -> None:
         self.name = name
         self.base = frame.base
         self.start = frame.position
-        self.first_chain = frame.chain
-        self.first_epoch = frame.epoch
+        self.epochs: list[tuple[int, int]] = []
+        """From which position on it has which epoch."""
         self.next_id = frame.next_id_before
         self.promise = 0
         self.limit: int | None = None
@@ -113,7 +113,8 @@ class Run:
     def _take(self, frame: FoundFrame) -> None:
         self.end = frame.base + frame.end
         self.chain_after = frame.crc
-        self.last_epoch = frame.epoch
+        if not self.epochs or self.epochs[-1][1] != frame.epoch:
+            self.epochs.append((frame.position, frame.epoch))
         self.next_id_after = frame.next_id_after
         self.promise = max(self.promise, frame.promise)
         self.sealed = frame.kind == SEAL
@@ -122,13 +123,18 @@ class Run:
         """Take the frame if it continues this run; else False."""
         if self.sealed or frame.base != self.base or frame.position != self.end or frame.chain != self.chain_after:
             return False
-        if frame.epoch != self.last_epoch and (frame.kind != RECOVERY or frame.epoch != self.last_epoch + 1):
+        epoch = self.epochs[-1][1]
+        if frame.epoch != epoch and (frame.kind != RECOVERY or frame.epoch != epoch + 1):
             return False
         self._take(frame)
         return True
 
+    def epoch_at(self, position: int) -> int:
+        """The epoch of the last frame that begins at this position or before; the first epoch if none does."""
+        return max((epoch for start, epoch in self.epochs if start <= position), default=self.epochs[0][1])
+
     def __repr__(self) -> str:
-        return f"<Run in {self.name}: {self.start} to {self.end}, entries from {self.next_id}, epoch {self.last_epoch}>"
+        return f"<Run in {self.name}: {self.start} to {self.end}, entries from {self.next_id}, epochs {self.epochs}>"
 
 
 class FrameFinder:

@@ -1,10 +1,10 @@
 """Which of the runs found in a damaged directory are the log's, and in which order. Pure; reads no file.
 
-A directory also holds whole frames that are not the log's: what an earlier crash left behind the end, files taken out of
-the log, earlier laps. The rules that tell them from the log's own:
+A directory also holds whole frames that are not the log's: what an earlier crash left behind the end, files taken out
+of the log, earlier laps. The rules that tell them from the log's own:
 
-1. A position is written once in an epoch. So where frames lie at or behind the place of a frame with a higher epoch, and
-   their own epoch is lower, they are leftovers.
+1. A position is written once in an epoch. So frames at or behind the place of one with a higher epoch than theirs are
+   leftovers.
 2. A segment's header names the end of the segment before. Frames behind that end are leftovers.
 3. A segment that was moved aside has no frames here.
 4. Ids grow with the position. A run's entries from the id on at which a later run begins are leftovers.
@@ -47,20 +47,24 @@ def choose_runs(runs: list[Run], headers: dict[int, SegmentHeader]) -> list[Run]
     )
     inside = [run for run in runs if not _cut_by(run, gaps)]
     # Of two copies of one file the one that reads further comes first.
-    inside.sort(key=lambda run: (run.start, -run.last_epoch, -run.end))
+    inside.sort(key=lambda run: (run.start, -run.epoch_at(run.start), -run.end))
     chosen: list[Run] = []
+    overlapping: list[Run] = []
     epoch = 0
     for run in inside:
-        if run.first_epoch < epoch:
+        epoch = max([epoch, *(other.epochs[-1][1] for other in overlapping if other.end <= run.start)])
+        overlapping = [other for other in overlapping if other.end > run.start]
+        own = run.epoch_at(run.start)
+        if own < max([epoch, *(other.epoch_at(run.start) for other in overlapping)]):
             continue
-        if chosen and run.start < chosen[-1].end:
-            before = chosen[-1]
-            if run.first_epoch > before.last_epoch:
-                before.limit = run.start
-            elif run.end <= before.end:
-                continue
+        same = [other for other in overlapping if other.epoch_at(run.start) == own and other.limit is None]
+        for other in overlapping:
+            if other not in same:
+                other.limit = run.start if other.limit is None else min(other.limit, run.start)
+        if any(run.end <= other.end for other in same):
+            continue
         chosen.append(run)
-        epoch = run.last_epoch
+        overlapping.append(run)
     return chosen
 
 

@@ -75,7 +75,10 @@ def read_source(storage: Storage, log_uuid: uuid.UUID | None) -> LogSource:
     Raises `LogError` if there is no log, `DamagedLogError` if it cannot be told which one it is, and `LogVersionError`
     if all that is whole is of another version.
     """
-    names = storage.list()
+    try:
+        names = storage.list()
+    except OSError as error:
+        raise LogError(f"{storage.describe('')} cannot be looked into: {error}") from error
     slot_names = sorted(name for name in names if slot_number(name) is not None)
     if CHECKPOINT_FILE not in names and not slot_names:
         raise LogError(f"there is no log in {storage.describe('')}; give the directory of one")
@@ -97,7 +100,9 @@ def read_source(storage: Storage, log_uuid: uuid.UUID | None) -> LogSource:
     for name, (size, _) in areas.items():
         copies = tuple(dict.fromkeys(header for header in headers[name] if header.log_uuid == found_uuid))
         if headers[name] and not copies:
-            notes.append(f"{storage.describe(name)} is a segment of log {headers[name][0].log_uuid}; it was passed over")
+            notes.append(
+                f"{storage.describe(name)} is a segment of log {headers[name][0].log_uuid}; it was passed over"
+            )
             continue
         files.append(SourceFile(name, size, copies))
     if checkpoint is None:

@@ -13,7 +13,7 @@ from walsync.cli.app import app
 from walsync.cli.output import EXIT_DAMAGED, EXIT_TARGET, EXIT_USAGE, reported_errors
 from walsync.exceptions import DamagedLogError, LogLockedError, TargetUnavailableError, WatermarkGapError
 
-COMMANDS = ["demo", "status", "verify"]
+COMMANDS = ["demo", "status", "verify", "inspect", "salvage"]
 
 
 def without(package: str) -> str:
