@@ -201,9 +201,8 @@ def main(arguments: list[str]) -> None:
             show(found)
             load, cores = os.getloadavg()[0], os.cpu_count() or 1
             if load > cores:
-                print(
-                    f"the load is {load:.1f} on {cores} processors: a sync waits for others here, and so do these figures"
-                )
+                print(f"the load is {load:.1f} on {cores} processors: the figures wait for others, and say little")
+                print(f"the load is {load:.1f} on {cores} processors: the figures wait for others, and say little")
 
 
 if __name__ == "__main__":
