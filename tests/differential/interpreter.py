@@ -163,6 +163,9 @@ class Interpreter:
         nested, objects = self.saved.pop()
         assert nested is not None
         nested.rollback()
+        # What was loaded inside of the savepoint may be kept by SQLAlchemy: a collection that was read when a row of it
+        # was deleted would be short of that row, and a later delete would leave its association behind.
+        self.session.expire_all()
         self.objects = objects
         self._forget_strangers()
 
