@@ -166,7 +166,7 @@ def test_what_cannot_begin_says_why(log: Path, tmp_path: Path, kind: str) -> Non
         result = invoke("salvage", source, new)
     assert result.exit_code == EXIT_USAGE
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.lstrip().startswith("Error: ")
 
 
 def test_random_bytes_instead_of_a_log_are_damage_and_no_traceback(log: Path, tmp_path: Path) -> None:

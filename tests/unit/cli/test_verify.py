@@ -89,7 +89,7 @@ def test_what_is_not_a_log_is_named_and_left_alone(tmp_path: Path, kind: str) ->
         result = invoke(command, place)
         assert result.exit_code == EXIT_USAGE
         assert result.stdout == ""
-        assert result.stderr.startswith("Error: ")
+        assert result.stderr.lstrip().startswith("Error: ")
         assert str(place) in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
