@@ -52,6 +52,12 @@ class _JournalCompiler(SQLCompiler):
             self.__dict__["_walsync_recorders"] = processors
         return processors
 
+    def post_process_text(self, text: str) -> str:
+        # SQLAlchemy before 2.0.55 takes %(name)s for a parameter wherever it stands.
+        return text.replace("%", "")
+
+    escape_literal_column = post_process_text
+
     def visit_unsupported_compilation(self, element: Any, err: Exception, **kw: Any) -> str:
         return ""
 
@@ -127,15 +133,16 @@ class JournalDialect(DefaultDialect):
             plan = compiled.__dict__[_PLAN] = self._make_plan(compiled)
         buffer = cursor.buffer
         if isinstance(plan, RowPlan):
-            self._record_rows(cursor, plan, rows)
+            cursor.lastrowid = self.record_rows(buffer, plan, rows)
+            cursor.rowcount = len(rows)
         else:
             expected = 1 if buffer.expects_rows and not context.isinsert else None
             for change in statement_changes(context, plan, self.recording_dialect, expected, self.keys.next_key):
                 buffer.add_statement(change)
             # What it will match is not known; the unit of work expects one row for each set of parameters.
             cursor.rowcount = len(rows) if buffer.expects_rows else -1
-        if buffer.owner is not None:
-            buffer.owner.changes_added()
+            if buffer.owner is not None:
+                buffer.owner.changes_added()
 
     def _make_plan(self, compiled: SQLCompiler) -> Plan:
         plan = make_plan(compiled, self.target_dialect)
@@ -147,7 +154,17 @@ class JournalDialect(DefaultDialect):
             plan.shape.header = encode_shape(plan.shape)
         return plan
 
-    def _record_rows(self, cursor: JournalCursor, plan: RowPlan, rows: Sequence[Any]) -> None:
+    @staticmethod
+    def plan_of(compiled: Any) -> Plan | None:
+        """The plan of a compiled construct, if it was executed before."""
+        plan: Plan | None = compiled.__dict__.get(_PLAN)
+        return plan
+
+    def record_rows(self, buffer: TransactionBuffer, plan: RowPlan, rows: Sequence[Any]) -> int | None:
+        """Add rows, each a list that is nobody else's, to the buffer. Returns the last key that was given out for them.
+
+        Raises the DBAPI's `IntegrityError` with nothing added.
+        """
         if plan.missing is not None:
             raise IntegrityError(f"NOT NULL constraint: {plan.table.fullname}.{plan.missing} has no value")
         if plan.not_null:
@@ -156,21 +173,21 @@ class JournalDialect(DefaultDialect):
                     if row[index] is None:
                         raise IntegrityError(f"NOT NULL constraint: {plan.table.fullname}.{name} must not be NULL")
         order = plan.order
+        key: int | None = None
         if order is not None:
             rows = [[row[index] for index in order] for row in rows]
         elif plan.key_column is not None:
-            key = 0
             for row in rows:
                 key = self.keys.next_key(plan.key_column)
                 row.append(key)
-            cursor.lastrowid = key
         elif plan.explicit_key is not None:
             column, index = plan.explicit_key
             self.keys.note_keys(column, [row[index] for row in rows])
-        buffer = cursor.buffer
         shape = plan.shape
         buffer.add_rows(shape, rows, shape.kind != "insert" and buffer.expects_rows)
-        cursor.rowcount = len(rows)
+        if buffer.owner is not None:
+            buffer.owner.changes_added()
+        return key
 
     # --------------------------------------------------------------------------------- transaction control
 

@@ -1,8 +1,11 @@
-"""The journal's Engine as sessions get it: with connections that are used again as they are.
+"""The journal's Engine as sessions get it: with connections that are used again as they are, and a short way for rows.
 
 A session's transaction takes a connection and gives it back, and with a journal that is a good part of what a commit
 costs, for nothing: no server is behind it. So here `connect()` hands out whole `Connection` objects that were closed
 before. Sessions close a connection once and never look at it again; whoever might, gets the journal's plain Engine.
+
+For the same reason a flush's INSERT whose values all come with it goes into the buffer without a cursor, an execution
+context and a result of SQLAlchemy's: see `flushed_rows`.
 """
 
 from __future__ import annotations
@@ -13,12 +16,20 @@ from typing import Any
 from sqlalchemy.engine import Connection, Engine
 
 from walsync.journal.dbapi import JournalConnection
+from walsync.journal.flushed_rows import insert_flushed
 
 __all__ = ["SessionJournalEngine"]
 
 
 class _ReusedConnection(Connection):
     """Closing puts it back, with nothing left of the transaction that it was used for."""
+
+    def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        if type(parameters) is list:
+            result = insert_flushed(self, statement, parameters, execution_options)
+            if result is not None:
+                return result
+        return super().execute(statement, parameters, execution_options=execution_options)
 
     def close(self) -> None:
         engine = self.engine

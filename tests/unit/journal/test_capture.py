@@ -293,10 +293,10 @@ def test_a_cached_statement_takes_the_values_of_each_execution(recorder: Recorde
 def test_a_percent_sign_in_text_and_in_a_value_stay_apart(recorder: Recorder) -> None:
     with recorder.engine.begin() as connection:
         connection.execute(
-            update(Person.__table__).where(text("name LIKE '%x)s%'")).values(name=Person.__table__.c.name + "100%")
+            update(Person.__table__).where(text("name LIKE '%(x)s%'")).values(name=Person.__table__.c.name + "100%")
         )
     change = only(recorder)
-    assert "'%%x)s%%'" in change.sql
+    assert "'%%(x)s%%'" in change.sql
     assert list(change.parameters.values()) == ["100%"]
 
 
