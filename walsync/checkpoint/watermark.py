@@ -16,11 +16,11 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, String, Table, func, insert, inspect, select, update
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, String, Table, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
 from walsync.exceptions import WatermarkGapError
+from walsync.journal import create_if_missing
 
 __all__ = ["TABLE_NAME", "Watermark", "resume_after", "watermark_table"]
 
@@ -110,29 +110,8 @@ class Watermark:
         return f"{self.table.fullname}, log_uuid {self._key}"
 
     def ensure_table(self, engine: Engine) -> None:
-        """Creates the table if it is missing. Two appliers may do this at the same time: one of them wins.
-
-        Its own transaction, for a failed CREATE must not cost the caller's.
-        """
-        with engine.connect() as connection:
-            if self._exists(connection):
-                return
-        try:
-            with engine.begin() as connection:
-                # checkfirst would ask again; the database's own answer is the one without a race.
-                self.table.create(connection, checkfirst=False)
-        except DBAPIError:
-            # Whatever the database says to the loser of the race (PostgreSQL may report a unique violation of its
-            # own catalogue): the table is there, and that was wanted. Anything else is a real failure.
-            with engine.connect() as connection:
-                if not self._exists(connection):
-                    raise
-
-    def _exists(self, connection: Connection) -> bool:
-        # The inspector does not translate schemas, and the statements here do.
-        translate = connection.get_execution_options().get("schema_translate_map") or {}
-        schema = translate.get(self.table.schema, self.table.schema)
-        return inspect(connection).has_table(self.table.name, schema)
+        """Creates the table if it is missing, in a transaction of its own."""
+        create_if_missing(engine, self.table)
 
     def read(self, connection: Connection) -> int | None:
         """The last applied entry; None if the log has no row."""

@@ -13,13 +13,16 @@ to a function: the session layer's, which appends them to the log.
 - `foreign_keys`: which tables a change writes by the actions of foreign keys.
 - `tables`: which tables a statement reads and writes.
 - `pool`: the pool of its connections. `session_engine`: the Engine as sessions get it.
+- `flushed_rows`: the short way of a flush's INSERTs into the buffer.
 - `dialect`: the dialect, and `journal_engine()`.
 - `keys`, `key_sources`, `key_file`: primary keys before the target sees the row.
+- `own_tables`: the tables that walsync keeps in the target.
 """
 
 from walsync.journal.buffer import TransactionBuffer
 from walsync.journal.dialect import JournalDialect, journal_engine
 from walsync.journal.keys import KeyAllocator, KeyConfig
+from walsync.journal.own_tables import create_if_missing
 from walsync.journal.session_engine import SessionJournalEngine
 from walsync.journal.tables import StatementTables, table_name, tables_of
 
@@ -30,6 +33,7 @@ __all__ = [
     "SessionJournalEngine",
     "StatementTables",
     "TransactionBuffer",
+    "create_if_missing",
     "journal_engine",
     "table_name",
     "tables_of",

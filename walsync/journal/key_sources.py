@@ -27,9 +27,10 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import IntegrityError
 
 from walsync.journal.key_file import KeyRange
+from walsync.journal.own_tables import create_if_missing
 
 __all__ = ["TargetKeySource", "column_id"]
 
@@ -108,12 +109,7 @@ class TargetKeySource:
     def _ensure_table(self, engine: Engine) -> None:
         if self._table_exists:
             return
-        try:
-            _METADATA.create_all(engine)
-        except (OperationalError, ProgrammingError, IntegrityError):
-            # Another process may have made it between the look and the CREATE.
-            with engine.connect() as connection:
-                connection.execute(select(KEYS_TABLE.c.next_key).limit(1))
+        create_if_missing(engine, KEYS_TABLE)
         self._table_exists = True
 
 
