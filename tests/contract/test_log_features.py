@@ -34,6 +34,7 @@ from walsync.wal import (
     read_log,
     verify_log,
 )
+from walsync.wal.segment import slot_name
 
 SEGMENT_BYTES = 64 * 1024
 Open = Callable[..., WriteAheadLog]
@@ -165,16 +166,16 @@ def test_automatic_checkpointing(open_log: Open) -> None:
 
 
 def test_reuse_of_segment_files_so_that_the_log_does_not_grow(open_log: Open, storage: Any) -> None:
-    log = open_log()
-    newest = {}
+    # A log that looks idle for a moment, on a busy machine, would remove a spare file and make it again.
+    log = open_log(idle_hint_s=None)
     for _ in range(60):
         for _ in range(6):
             log.append(b"x" * 10_000)
         log.checkpoint(log.durable_id)
-        newest[log.last_id] = max(segments_of(storage))
     assert log.readable_segments[-1].sequence > 50
-    # A file that is made gets a number of its own: none was made after the first laps.
-    assert newest[120] == newest[360]
+    # A file that is made gets a number of its own. The fourth and fifth are made if a spare one was just taken when the
+    # housekeeper looked.
+    assert max(segments_of(storage)) <= slot_name(5)
     log.close()
     assert len(segments_of(storage)) <= 3
 

@@ -3,7 +3,7 @@
 Owns the kinds of steps and how often each is drawn. Never catches what ends a life.
 
 Everything happens in one thread. What several committing threads do to the files, one can do as well: it writes an
-entry as they do, without a sync, and commits the next one, whose sync covers both (`append_together`).
+entry as they do, without a sync, queues others, and leads the sync that covers them all (`append_together`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import random
 
 from tests.simulation.model import Model, Payload
+from walsync.exceptions import LogPoisonedError
 from walsync.wal import EntryId, WriteAheadLog
 from walsync.wal.appender import Appender
 from walsync.wal.format import BOUNDARY_HEADER_BYTES, DATA_HEADER_BYTES
+from walsync.wal.group_commit import _Waiter
 
 __all__ = ["SECTOR_CHUNK_BYTES", "Workload", "append_together"]
 
@@ -25,16 +27,34 @@ _PLACES = 1 << 16
 
 
 def append_together(log: WriteAheadLog, model: Model, payloads: list[bytes]) -> None:
-    """Commit these entries with one sync, as threads do that commit at one time."""
+    """Commit these entries with one sync, as threads do that commit at one time.
+
+    The first is written by its own thread, those after it are queued and written by the one that leads; of two, both
+    are written by their own.
+    """
     commits = log._commits
-    for payload in payloads[:-1]:
-        with log._appender.lock:
-            if commits.refusal is not None:
-                commits._refuse()
-            model.begin((payload,))
-            commits._write(payload)
-    model.begin((payloads[-1],))
-    model.acknowledge(log.append(payloads[-1]))
+    first, *others = payloads
+    with log._appender.lock:
+        if commits.refusal is not None:
+            commits._refuse()
+        model.begin((first,))
+        commits._write(first)
+    for payload in others:
+        model.begin((payload,))
+    if len(others) == 1:
+        model.acknowledge(log.append(others[0]))
+        return
+    waiters = [_Waiter(payload, 0) for payload in others]
+    commits._queue.extend(waiters)
+    commits._leading = True
+    commits._lead(waiters[-1])
+    for waiter in waiters:
+        if isinstance(waiter.error, LogPoisonedError):
+            raise waiter.error
+        if waiter.error is not None:
+            # Refused, with nothing of it written; those behind it may have found room.
+            model.under_way.remove((waiter.work,))  # type: ignore[arg-type]
+    model.acknowledge(log.durable_id)
 
 
 class Workload:

@@ -49,6 +49,9 @@ RESERVED_BYTES = 4 * BOUNDARY_HEADER_BYTES
 _COPIED_BYTES = 64 * 1024
 """A payload up to this size is joined with its header for one write; a larger one is written by itself, uncopied."""
 
+_JOINED_BYTES = _COPIED_BYTES + BOUNDARY_HEADER_BYTES
+"""How much of frames is joined for one write."""
+
 _WHOLE = FIRST | LAST | INLINE
 _COMMIT_WORDS = BOUNDARY_HEADER_BYTES // 8
 _DATA_WORDS = DATA_HEADER_BYTES // 8
@@ -115,7 +118,10 @@ class Appender:
     # ------------------------------------------------------------------------------------------------- entries
 
     def write_chunk_entry(self, data: bytes) -> int:
-        """Write an entry of one chunk in one frame, if it fits; this is the hot path. Returns the entry's id."""
+        """Write an entry of one chunk, in one frame if it fits; this is the hot path. Returns the entry's id.
+
+        The same bytes as `write_chunk_entries` writes, without its loop: see `GroupCommit.commit` for why that counts.
+        """
         length = len(data)
         offset = self._offset
         end = offset + BOUNDARY_HEADER_BYTES + length
@@ -140,6 +146,45 @@ class Appender:
         self.written = (self._base + end, entry_id)
         self.promised = promise
         return entry_id
+
+    def write_chunk_entries(self, chunks: Sequence[bytes]) -> int:
+        """Write entries of one chunk each, in one frame each, and all of them in one write.
+
+        Returns how many were written: those from the beginning that fit into the segment and into one write. Their ids
+        are the last ones given out.
+        """
+        begin = offset = self._offset
+        limit = min(self._limit, begin + _JOINED_BYTES)
+        base, epoch, chain, entry_id = self._base, self._epoch, self._chain, self.next_id
+        checksum, seed, promise = self._checksum, self._seed, self.durable[0]
+        pieces: list[bytes] = []
+        for data in chunks:
+            length = len(data)
+            end = offset + BOUNDARY_HEADER_BYTES + length
+            end += -end & 7
+            if end > limit:
+                break
+            position = base + offset
+            rest = BOUNDARY_REST.pack(
+                COMMIT, _WHOLE, _COMMIT_WORDS, position, length, epoch, chain, checksum(data), entry_id,
+                promise, position, 1, 0, length,
+            )  # fmt: skip
+            chain = checksum(rest, seed)
+            pieces += (CRC.pack(chain), rest, data, PADDING[length & 7])
+            offset = end
+            entry_id += 1
+        count = entry_id - self.next_id
+        if not count:
+            return 0
+        written = b"".join(pieces)
+        if self._pwrite(written, begin) != offset - begin:
+            write_all(self.file, written, begin)
+        self._offset = offset
+        self._chain = chain
+        self.next_id = entry_id
+        self.written = (base + offset, entry_id - 1)
+        self.promised = promise
+        return count
 
     def write_entry(self, entry: PendingEntry) -> int:
         """Write an entry of any size and number of chunks. Returns its id; its chunks' positions are in `entry`.

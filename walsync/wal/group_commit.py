@@ -18,6 +18,7 @@ import threading
 import time
 from _thread import LockType, allocate_lock
 from collections.abc import Callable
+from typing import NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.appender import Appender
@@ -38,6 +39,17 @@ class _Waiter:
         self.leads = False
         self.lock: LockType = allocate_lock()
         self.lock.acquire()
+
+
+def _chunks_of(waiters: list[_Waiter]) -> list[bytes]:
+    """Their entries, up to the first that is not a single chunk."""
+    chunks = []
+    for waiter in waiters:
+        work = waiter.work
+        if type(work) is not bytes:
+            break
+        chunks.append(work)
+    return chunks
 
 
 class GroupCommit:
@@ -67,41 +79,70 @@ class GroupCommit:
 
     def commit(self, work: bytes | PendingEntry) -> int:
         """Write an entry, one chunk of `bytes` or any other, and return its id when it is durable."""
-        if self.refusal is not None:
-            self._refuse()
-        if self._waiting or not self._append_lock.acquire(False):
-            waiter = _Waiter(work, 0)
-            entry_id = 0
-        else:
-            waiter = None
-            try:
-                # Somebody may have been refused while this thread was on its way to the lock.
-                if self.refusal is not None:
-                    self._refuse()
-                entry_id = self._write(work)
-            finally:
-                self._append_lock.release()
-        mutex = self._mutex
-        mutex.acquire()
-        if not self._leading:
-            self._leading = True
-            if waiter is not None:
-                self._queue.append(waiter)
-            mutex.release()
-            self._lead(waiter)
-            if waiter is None:
-                # Only a failed sync may be in the way: the lead just synced everything that was written.
-                if self.refusal is not None and self._appender.durable[1] < entry_id:
-                    self._refuse()
-                return entry_id
-        else:
-            if waiter is None:
-                waiter = _Waiter(None, entry_id)
+        busy = self._leading or not self._append_lock.acquire(False)
+        if busy:
+            return self._commit_with_others(work)
+        # From here to the end is the path of a thread that meets no other. It calls next to nothing: after a sync the
+        # processor's caches are cold, and each function called then costs a microsecond.
+        appender = self._appender
+        try:
+            if self.refusal is not None:
+                self._refuse()
+            if type(work) is bytes:
+                entry_id = appender.write_chunk_entry(work)
             else:
-                self._queue.append(waiter)
-            self._waiting.append(waiter)
-            mutex.release()
-            self._wait(waiter)
+                entry_id = self._write(work)
+        except LogError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
+            self._raise_write_failed(error)
+        finally:
+            self._append_lock.release()
+        with self._mutex:
+            waiter = _Waiter(None, entry_id) if self._leading else None
+            if waiter is not None:
+                self._waiting.append(waiter)
+            self._leading = True
+        if waiter is not None:
+            return self._wait(waiter)
+        # What was written lies in this file, or in a retired one: the look at those comes last.
+        target: tuple[int, int] | None
+        target = written = appender.written
+        file = appender.file
+        if self._queue or appender.retired or self.refusal is not None:
+            self._lead(None)
+        else:
+            try:
+                file.sync()
+                with self._mutex:
+                    if not self._waiting:
+                        appender.durable = written
+                        self.sync_count += 1
+                        self._leading = False
+                        target = None
+            except BaseException as error:
+                self._hand_over(None, self.poison(error, "sync"), None)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                self._hand_over(target, None, None)
+        # Only a failed sync may be in the way: what was written was just synced.
+        if self.refusal is not None and appender.durable[1] < entry_id:
+            self._refuse()
+        return entry_id
+
+    def _commit_with_others(self, work: bytes | PendingEntry) -> int:
+        """Queue an entry for the next leader to write, and be that leader if there is none."""
+        waiter = _Waiter(work, 0)
+        with self._mutex:
+            leads = not self._leading
+            self._leading = True
+            self._queue.append(waiter)
+            if not leads:
+                self._waiting.append(waiter)
+        if not leads:
+            return self._wait(waiter)
+        self._lead(waiter)
         if waiter.error is not None:
             raise waiter.error
         return waiter.entry_id
@@ -114,22 +155,25 @@ class GroupCommit:
             return self._write(work)
 
     def _write(self, work: bytes | PendingEntry) -> int:
-        appender = self._appender
         try:
             if type(work) is bytes:
-                return appender.write_chunk_entry(work)
-            return appender.write_entry(work)  # type: ignore[arg-type]
+                return self._appender.write_chunk_entry(work)
+            return self._appender.write_entry(work)  # type: ignore[arg-type]
         except LogError:
             # Rejected before its first byte was written.
             raise
-        except Exception as error:
-            raise self.poison(error, "write") from error
-        except BaseException as error:
-            # A signal's handler raised in the middle of the write: the log is poisoned, and the signal's error goes on.
-            self.poison(error, "write")
-            raise
+        except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
+            self._raise_write_failed(error)
 
-    def _wait(self, waiter: _Waiter) -> None:
+    def _raise_write_failed(self, error: BaseException) -> NoReturn:
+        """Poison the log and say so, or let the error of a signal's handler go on."""
+        poison = self.poison(error, "write")
+        if isinstance(error, Exception):
+            raise poison from error
+        raise error
+
+    def _wait(self, waiter: _Waiter) -> int:
+        """Wait until the entry is durable, leading if it comes to that. Returns its id, or raises what befell it."""
         try:
             waiter.lock.acquire()
         except BaseException:
@@ -145,6 +189,9 @@ class GroupCommit:
             raise
         if waiter.leads:
             self._lead(waiter)
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.entry_id
 
     def _lead(self, own: _Waiter | None) -> None:
         """Write the queue, sync, publish, wake, hand over. Errors go to the waiters; only an interrupt is raised."""
@@ -167,6 +214,13 @@ class GroupCommit:
         finally:
             if failure is None and self.poison_cause is not None:
                 failure, target = self.refusal, None
+            self._hand_over(target, failure, own)
+        if interrupt is not None:
+            raise interrupt
+
+    def _hand_over(self, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None) -> None:
+        """End a lead: publish what is durable now, wake whom that serves, and give the lead to the next."""
+        if target is not None or failure is not None:
             successor = self._publish(target, failure, own)
             if successor is not None:
                 successor.leads = True
@@ -176,8 +230,6 @@ class GroupCommit:
         if self.on_sync is not None:
             callback, self.on_sync = self.on_sync, None
             callback()
-        if interrupt is not None:
-            raise interrupt
 
     def _publish(
         self, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None
@@ -215,20 +267,38 @@ class GroupCommit:
         return successor
 
     def _write_queue(self) -> None:
-        """Write what others have queued, in their order."""
+        """Write what others have queued, in their order, and as much of it at once as can be."""
         # The write gives the entries their places, so it is under the lock.
         with self._append_lock:
             with self._mutex:
                 queue, self._queue = self._queue, []
-            for waiter in queue:
-                work = waiter.work
-                assert work is not None
+            done = 0
+            while done < len(queue):
+                run = _chunks_of(queue[done:])
+                count = self._write_chunks(run) if run and self.refusal is None else 0
+                last_id = self._appender.next_id - 1
+                for index in range(count):
+                    queue[done + index].entry_id = last_id - (count - 1 - index)
+                done += count
+                if count == len(run) and done == len(queue):
+                    return
+                # What does not go with others goes by itself, or says why not.
+                waiter = queue[done]
+                done += 1
                 try:
                     if self.refusal is not None:
                         self._refuse()
-                    waiter.entry_id = self._write(work)
+                    assert waiter.work is not None
+                    waiter.entry_id = self._write(waiter.work)
                 except WalsyncError as error:
                     waiter.error = error
+
+    def _write_chunks(self, chunks: list[bytes]) -> int:
+        try:
+            return self._appender.write_chunk_entries(chunks)
+        except Exception as error:  # noqa: BLE001 - the log is poisoned, which each of them is told
+            self.poison(error, "write")
+            return 0
 
     # ------------------------------------------------------------------------------------------- other syncs
 

@@ -89,6 +89,7 @@ class WriteAheadLog:
         self._commits = GroupCommit(opened.appender)
         self._interval = IntervalSync(self._commits, opened.appender, config.sync_interval_s)
         self._commit = self._committer(config.durability)
+        self._max_entry_bytes = config.max_entry_bytes
         self._release_mutex = threading.Lock()
         """Guards `_segments`' beginning, `_checkpointed`, and the checkpoint file; held while that is synced, because a
         segment may be recycled only afterwards. Order of locks: this one, then the pool's."""
@@ -195,7 +196,7 @@ class WriteAheadLog:
             work = chunks[0]
             if type(work) is not bytes:
                 work = _as_bytes(work)
-            if len(work) > self.config.max_entry_bytes:
+            if len(work) > self._max_entry_bytes:
                 self._refuse_size(len(work))
             return commit(work)  # type: ignore[return-value]
         pieces = [chunk if type(chunk) is bytes else _as_bytes(chunk) for chunk in chunks]

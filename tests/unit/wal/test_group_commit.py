@@ -84,14 +84,76 @@ def test_the_append_lock_is_free_during_a_sync() -> None:
     results: list[int] = []
     threads = in_threads(log, 1, results)
     assert gate.entered.acquire(timeout=30)
-    threads += in_threads(log, 1, results)
-    wait_until(lambda: log.last_id == 2, message="the second entry is written while the first is synced")
+    # An entry that is to be durable waits in the queue, to be written with others; one that is not is written at once.
+    assert log.append(b"at an interval", durability="interval") == 2
     assert log.durable_id == 0
+    threads += in_threads(log, 1, results)
+    wait_until(lambda: waiting(log) == 1)
+    assert log.last_id == 2
     gate.closed = False
     gate.go.release()
     for thread in threads:
         thread.join(30)
-    assert log.durable_id == 2
+    assert log.durable_id == 3
+    log.close()
+
+
+def test_what_was_queued_during_a_sync_is_written_at_once_and_in_order() -> None:
+    gate = Gate()
+    log = open_log(gate.storage)
+    gate.closed = True
+    results: list[int] = []
+    threads = in_threads(log, 1, results)
+    assert gate.entered.acquire(timeout=30)
+    for count in range(1, 6):
+        threads += in_threads(log, 1, results)
+        wait_until(lambda count=count: waiting(log) == count)
+    writes: list[int] = []
+    plain = log._appender._pwrite
+
+    def counted(data: bytes | memoryview, offset: int) -> int:
+        writes.append(len(data))
+        return plain(data, offset)
+
+    log._appender._pwrite = counted
+    gate.closed = False
+    gate.go.release()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(results) == [1, 2, 3, 4, 5, 6]
+    assert len(writes) == 1
+    assert log._commits.sync_count == 2
+    assert sorted(all_of(log).values()) == [[b"0"]] * 6
+    log.close()
+
+
+def test_a_queue_of_entries_of_every_kind_keeps_its_order_across_segments() -> None:
+    gate = Gate()
+    log = open_log(gate.storage)
+    gate.closed = True
+    acknowledged: dict[int, tuple[bytes, ...]] = {}
+    first = threading.Thread(target=lambda: log.append(b"first"))
+    first.start()
+    assert gate.entered.acquire(timeout=30)
+    works: list[tuple[bytes, ...]] = [(b"head", b"x" * size) for size in (10, 70_000)]
+    works += [(b"y" * size,) for size in (1, 30_000, 60_000, 65_536, 65_537, 100_000, 3)]
+    works += [(b"several", b"chunks"), (b"",)]
+
+    def commit(chunks: tuple[bytes, ...]) -> None:
+        acknowledged[log.append(*chunks)] = chunks
+
+    threads = [first]
+    for count, chunks in enumerate(works, 1):
+        thread = threading.Thread(target=commit, args=(chunks,))
+        thread.start()
+        threads.append(thread)
+        wait_until(lambda count=count: waiting(log) == count)
+    gate.closed = False
+    gate.go.release()
+    for thread in threads:
+        thread.join(30)
+    assert acknowledged == dict(enumerate(works, 2))
+    assert {key: tuple(chunks) for key, chunks in all_of(log).items()} == {1: (b"first",), **acknowledged}
     log.close()
 
 
