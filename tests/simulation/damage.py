@@ -135,8 +135,14 @@ def damage_somewhere(storage: SimulatedStorage, source: random.Random) -> Damage
     return Damage(name, changed, unpack_segment_header(data, name) is not None)
 
 
-def judge(frames: list[Frame], damage: Damage, released: int, last_id: int) -> Expectation:
-    """What must become of a log that had these `frames`."""
+def promise_of(storage: SimulatedStorage) -> int:
+    """The position up to which the checkpoint file says that the log is durable."""
+    slot, _ = newest_slot(_contents(storage, CHECKPOINT_FILE), CHECKPOINT_FILE)
+    return 0 if slot is None else slot.promise
+
+
+def judge(frames: list[Frame], promise: int, damage: Damage, released: int, last_id: int) -> Expectation:
+    """What must become of a log that had these `frames`, and whose checkpoint file made this promise."""
     name, changed, _ = damage
     if not changed:
         return Expectation(must_raise=False, may_raise=False, last_id=last_id)
@@ -155,8 +161,8 @@ def judge(frames: list[Frame], damage: Damage, released: int, last_id: int) -> E
     promised = any(
         frame.promise > place for frame, is_hit in zip(frames[first:], hit[first:], strict=True) if not is_hit
     )
-    # The last promise that was read before may cover the place as well.
-    promised = promised or any(frame.promise > place for frame in frames[:first])
+    # The last promise that was read before may cover the place as well, and so may the checkpoint file's.
+    promised = promised or promise > place or any(frame.promise > place for frame in frames[:first])
     kept = max((frame.entry_id for frame in frames[:first] if frame.kind == COMMIT), default=0)
     ends_released = frames[first].entry_id <= released
     # Where no frame of the log promises, a leftover of a torn tail may: it is right, and raising is never wrong here.

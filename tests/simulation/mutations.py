@@ -81,6 +81,13 @@ MUTATIONS = [
         "pass",
     ),
     Mutation(
+        "promise of the checkpoint slot",
+        recovery.LogWalk,
+        "_promise_past_stop",
+        "if self.checkpoint.promise > stop:",
+        "if False:",
+    ),
+    Mutation(
         "kept tail written again",
         opening._Opener,
         "open",

@@ -13,7 +13,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.simulation.damage import check_damaged, damage_somewhere, frames_of, judge
+from tests.simulation.damage import check_damaged, damage_somewhere, frames_of, judge, promise_of
 from tests.simulation.model import InvariantViolation, Model, Payload
 from tests.simulation.workload import Workload
 from walsync.exceptions import DamagedLogError, LogError, LogPoisonedError
@@ -264,7 +264,7 @@ class Scenario:
         frames = frames_of(self.disk)
         copy = self.disk.copy()
         damage = damage_somewhere(copy, self.source)
-        expectation = judge(frames, damage, self.model.released, self.model.last_id)
+        expectation = judge(frames, promise_of(self.disk), damage, self.model.released, self.model.last_id)
         collector = Collector(self.model)
         try:
             WriteAheadLog.recover(copy, collector, config=CONFIG).close()

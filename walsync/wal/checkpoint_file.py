@@ -35,13 +35,18 @@ class CheckpointFile:
         self._file = storage.open(CHECKPOINT_FILE)
         self.slot = slot
 
-    def write(self, checkpointed_id: int, position: int, head_sequence: int) -> None:
-        """Write the next slot and return when it is on stable storage."""
+    def write(self, checkpointed_id: int, position: int, head_sequence: int, durable: tuple[int, int]) -> None:
+        """Write the next slot and return when it is on stable storage.
+
+        `durable` is a position and the last entry below it; everything below it must be on stable storage already.
+        """
         slot = self.slot._replace(
             generation=self.slot.generation + 1,
             checkpointed_id=checkpointed_id,
             position=position,
             head_sequence=head_sequence,
+            promise=durable[0],
+            promised_id=durable[1],
         )
         write_all(self._file, slot.pack(), slot.offset)
         self._file.sync()

@@ -12,7 +12,9 @@ Slot of 4096 bytes, at offset `generation % 2 * 4096`, little-endian:
     40   8   checkpointed entry id
     48   8   position behind that entry
     56   8   sequence of the first segment that is still needed
-    64       zeros
+    64   8   promise: everything below this position was durable when the slot was written; 0 says nothing
+    72   8   the last entry below it
+    80       zeros
     4092 4   CRC of bytes 0 to 4091
 """
 
@@ -33,7 +35,7 @@ SLOT_BYTES = 4096
 CHECKPOINT_FILE_BYTES = 2 * SLOT_BYTES
 
 _MAGIC = b"walsyncC"
-_SLOT = struct.Struct("<8sHHB3x16sQQQQ")
+_SLOT = struct.Struct("<8sHHB3x16sQQQQQQ")
 _CRC = struct.Struct("<I")
 _CRC_OFFSET = SLOT_BYTES - 4
 
@@ -47,6 +49,8 @@ class CheckpointSlot(NamedTuple):
     checkpointed_id: int
     position: int
     head_sequence: int
+    promise: int = 0
+    promised_id: int = 0
 
     @property
     def offset(self) -> int:
@@ -65,6 +69,8 @@ class CheckpointSlot(NamedTuple):
             self.checkpointed_id,
             self.position,
             self.head_sequence,
+            self.promise,
+            self.promised_id,
         )
         body = fixed.ljust(_CRC_OFFSET, b"\0")
         return body + _CRC.pack(checksum_function(self.checksum_kind)(body))
@@ -74,7 +80,9 @@ def unpack_slot(data: bytes, where: str) -> CheckpointSlot | None:
     """The slot in `data`, or None if it is not whole. Raises `LogVersionError` for one of another version."""
     if len(data) < SLOT_BYTES or data[:8] != _MAGIC:
         return None
-    _, major, _, kind, log_uuid, generation, checkpointed_id, position, head_sequence = _SLOT.unpack_from(data)
+    _, major, _, kind, log_uuid, generation, checkpointed_id, position, head_sequence, *promise = _SLOT.unpack_from(
+        data
+    )
     if kind not in (CRC32C, CRC32):
         return None
     if checksum_function(kind)(data[:_CRC_OFFSET]) != _CRC.unpack_from(data, _CRC_OFFSET)[0]:
@@ -86,7 +94,8 @@ def unpack_slot(data: bytes, where: str) -> CheckpointSlot | None:
         )
     if generation < 1 or head_sequence < 1:
         return None
-    return CheckpointSlot(kind, uuid.UUID(bytes=log_uuid), generation, checkpointed_id, position, head_sequence)
+    log_uuid = uuid.UUID(bytes=log_uuid)
+    return CheckpointSlot(kind, log_uuid, generation, checkpointed_id, position, head_sequence, *promise)
 
 
 def newest_slot(data: bytes, where: str) -> tuple[CheckpointSlot | None, int]:

@@ -448,7 +448,7 @@ class WriteAheadLog:
             return
         position, checkpointed_id = self._checkpointed
         try:
-            self._checkpoint_file.write(checkpointed_id, position, segments[count].sequence)
+            self._checkpoint_file.write(checkpointed_id, position, segments[count].sequence, self._appender.durable)
         except BaseException as error:
             raise self._commits.poison(error, "write of the checkpoint file") from error
         with self._segments_mutex:
@@ -560,9 +560,11 @@ class WriteAheadLog:
         with self._release_mutex:
             slot = self._checkpoint_file.slot
             position, checkpointed_id = self._checkpointed
-            if checkpointed_id > slot.checkpointed_id:
+            end = self._appender.durable
+            # Where the log ends: whoever opens it finds it whole, or says that it is damaged.
+            if checkpointed_id > slot.checkpointed_id or end[0] > slot.promise:
                 try:
-                    self._checkpoint_file.write(checkpointed_id, position, self._segments[0].sequence)
+                    self._checkpoint_file.write(checkpointed_id, position, self._segments[0].sequence, end)
                 except OSError as error:
                     raise LogError(
                         f"the checkpoint file in {self._storage.describe('')} could not be written while closing: "

@@ -342,7 +342,8 @@ class _Opener:
         try:
             if self._found.whole_slots < 2 and self._checkpoint.generation > 1:
                 slot = self._checkpoint
-                checkpoint_file.write(slot.checkpointed_id, slot.position, slot.head_sequence)
+                durable = (slot.promise, slot.promised_id)
+                checkpoint_file.write(slot.checkpointed_id, slot.position, slot.head_sequence, durable)
             last = segments[-1]
             appender = Appender(
                 Tail(last, position, chain, epoch, next_id),

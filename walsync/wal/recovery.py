@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from walsync.exceptions import DamagedLogError
-from walsync.wal.checkpoint_slots import CheckpointSlot
+from walsync.wal.checkpoint_slots import CHECKPOINT_FILE, CheckpointSlot
 from walsync.wal.checksum import ChecksumFunction, checksum_function
 from walsync.wal.directory import LogDirectory, SlotFile
 from walsync.wal.format import (
@@ -91,9 +91,9 @@ def link_of(header: SegmentHeader, position: int, chain: int, epoch: int) -> Lin
 
 
 class Promise(NamedTuple):
-    """A frame header that promises more than could be read."""
+    """More is promised than could be read: by a frame header at a position, or by the checkpoint file (None)."""
 
-    position: int
+    position: int | None
     promise: int
 
 
@@ -247,6 +247,8 @@ class LogWalk:
 
     def _promise_past_stop(self) -> Promise | None:
         stop = self.scanner.position
+        if self.checkpoint.promise > stop:
+            return Promise(None, self.checkpoint.promise)
         if self.scanner.promise > stop:
             return Promise(stop, self.scanner.promise)
         last = self.segments[-1]
@@ -275,10 +277,14 @@ class LogWalk:
             what = f"segment {last.sequence + 1}, which follows it, is missing or its header is damaged"
         else:
             what = scanner.reason
+        if promise is None or promise.position is not None:
+            who = f"a later frame (position {promise.position if promise else '?'})"
+        else:
+            who = f"{self._storage.describe(CHECKPOINT_FILE)} (up to entry {self.checkpoint.promised_id})"
         return DamagedLogError(
             f"{self._storage.describe(last.name)} is damaged at offset {scanner.position - last.base} (position "
-            f"{scanner.position}, after entry {scanner.next_id - 1}): {what}, and a later frame (position "
-            f"{promise.position if promise else '?'}) says that this was durable. Nothing was changed. Restore the "
+            f"{scanner.position}, after entry {scanner.next_id - 1}): {what}, and {who} "
+            "says that this was durable. Nothing was changed. Restore the "
             "directory from a copy, or copy what can be read into a new one with `walsync salvage` (entries up to "
             f"{scanner.next_id - 1}, and what is whole behind the damage)"
         )

@@ -142,7 +142,8 @@ class EntryFinder:
         self._doubtful = False
         self.expected_id: int | None = None if released_id is None else released_id + 1
         """The entry that comes next."""
-        self.known_next_id = self.expected_id or 1
+        self._promise = 0 if checkpoint is None else checkpoint.promise
+        self.known_next_id = max(self.expected_id or 1, 1 if checkpoint is None else checkpoint.promised_id + 1)
         """Entries before this one were in the log."""
         self.lost: list[LostEntries] = []
         self.damage: list[LostBytes] = []
@@ -163,7 +164,7 @@ class EntryFinder:
             if self._is_released(run) or (self._position is not None and run.end <= self._position):
                 # Or a copy of what was read.
                 continue
-            if not self._read_run(run, limits[index], promises[index]):
+            if not self._read_run(run, limits[index], max(self._promise, promises[index])):
                 self.torn_bytes = sum(later.end - later.start for later in self._runs[index:])
                 break
         self._end()
@@ -360,7 +361,10 @@ class EntryFinder:
         self._give(entry_id, content, version_info)
 
     def _lose(self, first_id: int, last_id: int) -> None:
-        certain, reason = True, "no whole copy of them was found, and frames behind them say that they were durable"
+        certain, reason = (
+            True,
+            "no whole copy of them was found, and what was written after them says that they were durable",
+        )
         if not self._source.checkpoint_is_newest:
             certain = False
             reason = (
@@ -384,5 +388,10 @@ class EntryFinder:
 
     def _end(self) -> None:
         self._forget_open()
+        if self._last is not None and self._position is not None and self._position < self._promise:
+            # The checkpoint file knows that the log went on.
+            name, base = self._last
+            if not self._at_segment_start:
+                self._stretch(name, self._position - base, min(self._segment_end(name, base), self._promise - base))
         if self.expected_id is not None and self.known_next_id > self.expected_id:
             self._lose(self.expected_id, self.known_next_id - 1)

@@ -12,6 +12,7 @@ from tests.support.processes import run_python
 from tests.unit.cli.logs import invoke, invoke_json, make_log, segment_files
 from walsync.cli.output import EXIT_DAMAGED, EXIT_OK, EXIT_USAGE
 from walsync.wal import EntryId, read_log
+from walsync.wal.checkpoint_slots import CHECKPOINT_FILE, SLOT_BYTES, newest_slot
 
 
 @pytest.fixture
@@ -62,16 +63,35 @@ def test_one_changed_byte_is_found_with_its_file_and_offset(log: Path) -> None:
     assert str(path) in document["damage"][0]
 
 
-def test_a_torn_tail_is_normal(log: Path) -> None:
+def lose_the_end(log: Path) -> None:
+    """Zeros from the middle of the last entry on: what closing the log wrote behind it is gone as well."""
     (path,) = [file for file in segment_files(log) if b"note 5" in file.read_bytes()]
     data = bytearray(path.read_bytes())
     end = data.rindex(b"note 5")
     data[end:] = bytes(len(data) - end)
     path.write_bytes(data)
-    # What closing the log recorded behind the entry is gone as well: as after a crash in the middle of the write.
+
+
+def test_a_torn_tail_is_normal_where_nothing_says_that_it_was_durable(log: Path) -> None:
+    lose_the_end(log)
+    path = log / CHECKPOINT_FILE
+    slot, _ = newest_slot(path.read_bytes(), str(path))
+    assert slot is not None
+    slot = slot._replace(promise=0, promised_id=0)
+    data = bytearray(path.read_bytes())
+    data[slot.offset : slot.offset + SLOT_BYTES] = slot.pack()
+    path.write_bytes(data)
     result = invoke("verify", log)
     assert result.exit_code == EXIT_OK, result.output
     assert "1 to 4" in result.output
+
+
+def test_the_end_of_a_log_that_was_closed_is_missed(log: Path) -> None:
+    lose_the_end(log)
+    result = invoke("verify", log)
+    assert result.exit_code == EXIT_DAMAGED
+    assert "1 to 4" in result.output
+    assert "up to entry 5" in result.output
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file", "empty", "something else"])

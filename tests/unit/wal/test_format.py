@@ -148,7 +148,7 @@ def test_the_version_rule(offset: int, value: int, refused: bool) -> None:
 
 
 def test_a_checkpoint_slot_keeps_every_field() -> None:
-    slot = CheckpointSlot(CRC32C, UUID, 5, 1 << 50, 1 << 51, 77)
+    slot = CheckpointSlot(CRC32C, UUID, 5, 1 << 50, 1 << 51, 77, 1 << 52, 1 << 49)
     assert len(slot.pack()) == SLOT_BYTES
     assert unpack_slot(slot.pack(), "x") == slot
     assert slot.offset == SLOT_BYTES

@@ -533,6 +533,8 @@ def test_without_a_checkpoint_everything_found_is_copied() -> None:
 
 def test_the_older_slot_serves_and_what_it_does_not_know_is_not_called_lost_for_certain() -> None:
     storage, _ = make_log(7, released=20)
+    with open_log(storage) as log:
+        log.checkpoint(EntryId(22))
     waiting = contents(read_log(storage))
     released = verify_log(storage).checkpointed_id
     content = bytes_of(storage, CHECKPOINT_FILE)
@@ -552,6 +554,23 @@ def test_a_lost_end_is_bridged_so_that_no_id_is_given_twice() -> None:
     assert lost_ids(report) == {12}
     assert report.next_id == 13
     del written[12]
+    check_it_goes_on(destination, report, written)
+
+
+def test_an_end_that_only_the_checkpoint_file_knows_of_is_lost_and_its_ids_are_not_given_again() -> None:
+    storage, written = make_log(1, entries=12)
+    [frame] = [frame for frame in find_entry(storage, 11) if frame.kind == COMMIT]
+    content = bytes_of(storage, frame.name)
+    content[frame.start :] = bytes(len(content) - frame.start)
+    with pytest.raises(DamagedLogError, match=r"up to entry 12\) says that this was durable"):
+        open_log(storage)
+    destination, report = salvage(storage)
+    assert lost_ids(report) == {11, 12}
+    assert [(stretch.offset, stretch.offset + stretch.length > frame.end) for stretch in report.damage] == [
+        (frame.start, True)
+    ]
+    assert report.next_id == 13
+    del written[11], written[12]
     check_it_goes_on(destination, report, written)
 
 
