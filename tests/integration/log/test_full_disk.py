@@ -83,10 +83,10 @@ def test_the_log_refuses_entries_while_the_disk_is_full_and_goes_on_afterwards(d
             acknowledged[log.append(data)] = data
         except LogFullError as error:
             refused.append(str(error))
-    # The segments that were there took their share; then every entry was refused, and each was told so.
+    # The segment that was there, or two, took their share; then every entry was refused, and each was told so.
     assert len(refused) > 200
     assert all(str(disk / "log") in message and "No space left on device" in message for message in refused)
-    assert len(acknowledged) > SEGMENT_BYTES // 1100
+    assert 40 < len(acknowledged) < 150
     assert log.poisoned is None
     ballast.unlink()
     for number in range(100):
