@@ -202,7 +202,6 @@ def main(arguments: list[str]) -> None:
             load, cores = os.getloadavg()[0], os.cpu_count() or 1
             if load > cores:
                 print(f"the load is {load:.1f} on {cores} processors: the figures wait for others, and say little")
-                print(f"the load is {load:.1f} on {cores} processors: the figures wait for others, and say little")
 
 
 if __name__ == "__main__":

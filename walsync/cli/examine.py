@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
@@ -17,15 +18,27 @@ from walsync.exceptions import LogError
 from walsync.wal import LogVerification, verify_log
 from walsync.wal.log import LOCK_FILE
 
-__all__ = ["examine", "holder_of"]
+__all__ = ["examine", "holder_of", "reading_progress", "require_directory"]
 
 _LOOKS_AT_A_LOG_IN_USE = 3
 
 
 def examine(directory: Path) -> LogVerification:
     """Checks the whole log, with a progress bar where somebody can see it. Raises `LogError` if there is none."""
+    require_directory(directory)
+    with reading_progress() as show:
+        return _examine_until_it_holds_still(directory, show)
+
+
+def require_directory(directory: Path) -> None:
+    """Raises `LogError` if this is no directory at all."""
     if not directory.is_dir():
         raise LogError(f"{directory} is not a directory; give the directory of a log")
+
+
+@contextmanager
+def reading_progress() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar where somebody can see it; what it gives is called with the bytes done, and those to do."""
     with Progress(
         TextColumn("reading the log"),
         BarColumn(),
@@ -39,7 +52,7 @@ def examine(directory: Path) -> LogVerification:
         def show(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        return _examine_until_it_holds_still(directory, show)
+        yield show
 
 
 def _examine_until_it_holds_still(directory: Path, show: Callable[[int, int], None]) -> LogVerification:

@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.text import Text
 
 from walsync.checkpoint.watermark import resume_after
-from walsync.cli.examine import holder_of
+from walsync.cli.examine import holder_of, reading_progress, require_directory
 from walsync.cli.output import (
     EXIT_DAMAGED,
     EXIT_OK,
     console,
     count_of,
-    error_console,
     print_error,
     print_facts,
     print_json,
     reported_errors,
 )
-from walsync.cli.target import read_watermark
-from walsync.exceptions import LogError, LogLockedError, WatermarkGapError
+from walsync.cli.target import WatermarkSchema, read_watermark
+from walsync.exceptions import LogLockedError, WatermarkGapError
 from walsync.wal import EntryId, LostEntries, SalvageReport, salvage_log
 from walsync.wal.salvage_source import read_source
 from walsync.wal.storage.file import FileStorage
@@ -42,15 +40,7 @@ def salvage(
         str | None,
         typer.Option(metavar="URL", help="Ask this database what is applied already.", show_default=False),
     ] = None,
-    schema: Annotated[
-        str | None,
-        typer.Option(
-            "--watermark-schema",
-            metavar="NAME",
-            help="CheckpointConfig.watermark_schema, if the application sets it.",
-            show_default=False,
-        ),
-    ] = None,
+    schema: WatermarkSchema = None,
     through: Annotated[
         int | None, typer.Option(metavar="ID", min=0, help="End the new log with this entry.", show_default=False)
     ] = None,
@@ -67,8 +57,7 @@ def salvage(
     was done.
     """
     with reported_errors():
-        if not directory.is_dir():
-            raise LogError(f"{directory} is not a directory; give the directory of a log")
+        require_directory(directory)
         holder = holder_of(directory)
         if holder is not None:
             raise LogLockedError(
@@ -97,19 +86,7 @@ def salvage(
 def _salvage(
     directory: Path, new_directory: Path, log_uuid: uuid.UUID | None, through: int | None, watermark: int | None
 ) -> SalvageReport:
-    with Progress(
-        TextColumn("reading the log"),
-        BarColumn(),
-        DownloadColumn(),
-        console=error_console,
-        transient=True,
-        disable=not error_console.is_terminal,
-    ) as bars:
-        task = bars.add_task("", total=None)
-
-        def show(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
+    with reading_progress() as show:
         return salvage_log(
             directory,
             new_directory,

@@ -29,7 +29,7 @@ from walsync.cli.output import (
     print_json,
     reported_errors,
 )
-from walsync.cli.target import read_watermark
+from walsync.cli.target import WatermarkSchema, read_watermark
 from walsync.exceptions import CorruptEntryError, DamagedLogError, EntryNotFoundError, TargetError, WatermarkGapError
 from walsync.wal import Entry, LogVerification, read_log
 
@@ -61,15 +61,7 @@ def status(
         str | None,
         typer.Option(metavar="URL", help="Ask this database what is applied.", show_default=False),
     ] = None,
-    schema: Annotated[
-        str | None,
-        typer.Option(
-            "--watermark-schema",
-            metavar="NAME",
-            help="CheckpointConfig.watermark_schema, if the application sets it.",
-            show_default=False,
-        ),
-    ] = None,
+    schema: WatermarkSchema = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show backlog, entries, segments and health of a log, and who has it open.

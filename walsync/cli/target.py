@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
+import typer
 from sqlalchemy import Engine, create_engine, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
@@ -14,7 +15,18 @@ from walsync.checkpoint.failures import describe_error
 from walsync.checkpoint.watermark import Watermark
 from walsync.exceptions import ConfigurationError, TargetUnavailableError
 
-__all__ = ["read_watermark"]
+__all__ = ["WatermarkSchema", "read_watermark"]
+
+WatermarkSchema: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--watermark-schema",
+        metavar="NAME",
+        help="CheckpointConfig.watermark_schema, if the application sets it.",
+        show_default=False,
+    ),
+]
+"""The option of every command that asks a target for the watermark."""
 
 CONNECT_TIMEOUT_S = 10
 

@@ -28,8 +28,9 @@ from walsync.testing.contents import Contents
 from walsync.testing.names import Names, directory_of
 from walsync.testing.operations import SimulatedCrash
 from walsync.testing.survival import Choice, Survival, surviving_data
+from walsync.wal.storage.memory import MemoryLock
 
-__all__ = ["SimulatedFile", "SimulatedLock", "SimulatedStorage"]
+__all__ = ["SimulatedFile", "SimulatedStorage"]
 
 
 def _error(code: int, name: str) -> OSError:
@@ -102,26 +103,6 @@ class SimulatedFile:
     def close(self) -> None:
         """Give the handle back; nothing is synced by that."""
         self._closed = True
-
-
-class SimulatedLock:
-    """A lock of a `SimulatedStorage`; it ends with its process, as the system's do."""
-
-    __slots__ = ("_held", "_name")
-
-    def __init__(self, held: set[str], name: str) -> None:
-        self._held = held
-        self._name: str | None = name
-
-    def release(self) -> None:
-        """Let others have it."""
-        if self._name is not None:
-            self._held.discard(self._name)
-            self._name = None
-
-    def forget_in_child(self) -> None:
-        """A child of a fork has a copy of everything here; it lets its copy go."""
-        self._name = None
 
 
 class SimulatedStorage:
@@ -263,14 +244,14 @@ class SimulatedStorage:
             self.step()
             self._names.sync(name)
 
-    def lock(self, name: str, timeout_s: float) -> SimulatedLock | None:
+    def lock(self, name: str, timeout_s: float) -> MemoryLock | None:
         """Take the lock; nobody who could release it is waited for."""
         with self.mutex:
             self._check()
             if name in self._held:
                 return None
             self._held.add(name)
-        return SimulatedLock(self._held, name)
+        return MemoryLock(self._held, name)
 
     def _require_directory(self, name: str) -> None:
         if not self._names.exists(directory_of(name)):

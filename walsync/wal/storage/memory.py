@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 
-__all__ = ["MemoryFile", "MemoryStorage"]
+__all__ = ["MemoryFile", "MemoryLock", "MemoryStorage"]
 
 
 def _error(code: int, name: str) -> OSError:
@@ -66,17 +66,23 @@ class MemoryFile:
         self._closed = True
 
 
-class _MemoryLock:
+class MemoryLock:
+    """A lock of a storage in memory: a name in the set of those that are held."""
+
+    __slots__ = ("_held", "_name")
+
     def __init__(self, held: set[str], name: str) -> None:
         self._held = held
         self._name: str | None = name
 
     def release(self) -> None:
+        """Let others have it."""
         if self._name is not None:
             self._held.discard(self._name)
             self._name = None
 
     def forget_in_child(self) -> None:
+        """A child of a fork has a copy of everything here; it lets its copy go."""
         self._name = None
 
 
@@ -141,10 +147,10 @@ class MemoryStorage:
     def sync_directory(self, name: str = "") -> None:
         """Nothing is more durable than it was."""
 
-    def lock(self, name: str, timeout_s: float) -> _MemoryLock | None:
+    def lock(self, name: str, timeout_s: float) -> MemoryLock | None:
         """Take the lock; nobody who could release it is waited for."""
         with self._mutex:
             if name in self._held:
                 return None
             self._held.add(name)
-        return _MemoryLock(self._held, name)
+        return MemoryLock(self._held, name)
