@@ -3,7 +3,7 @@
     positions, config, checkpointer    the words: ids, settings, what a checkpointer is asked
     checksum, format, checkpoint_slots byte layouts; pure functions
     storage/, lock                     files, and a storage in memory
-    segment, segments                  one segment; the pool that prepares and recycles them
+    segment, segments, releases        one segment; the pool that prepares them; the beginning of the log, and recycling
     group_commit, appender, interval   one fdatasync for many commits; the only writer of frames; syncs at intervals
     scanner, recovery, reader, verify  reading: the tight loop, the decision table, entries, a whole directory
     entry, driver, log                 entries as users see them, the checkpointer's thread, and `WriteAheadLog`

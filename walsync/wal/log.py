@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 import time
 import uuid
 import weakref
@@ -25,7 +24,6 @@ from walsync.exceptions import (
     LogError,
     LogLockedError,
     LogPoisonedError,
-    LogTimeoutError,
     UsageError,
 )
 from walsync.wal.checkpointer import Checkpointer
@@ -39,6 +37,7 @@ from walsync.wal.opening import OpenedLog, open_log
 from walsync.wal.pending import PendingEntry
 from walsync.wal.positions import EntryId, LogPosition
 from walsync.wal.reader import LogReader
+from walsync.wal.releases import Releases
 from walsync.wal.segment import Segment
 from walsync.wal.stats import LogStats
 from walsync.wal.storage.file import FileStorage
@@ -82,30 +81,28 @@ class WriteAheadLog:
         self._appender = opened.appender
         self._pool = opened.pool
         self._files = opened.files
-        self._checkpoint_file = opened.checkpoint_file
         self._torn_bytes = opened.torn_bytes
-        slot = opened.checkpoint_file.slot
-        self._uuid = slot.log_uuid
+        self._uuid = opened.checkpoint_file.slot.log_uuid
         self._commits = GroupCommit(opened.appender)
         self._interval = IntervalSync(self._commits, opened.appender, config.sync_interval_s)
         self._commit = self._committer(config.durability)
         self._max_entry_bytes = config.max_entry_bytes
-        self._release_mutex = threading.Lock()
-        """Guards `_segments`' beginning, `_checkpointed`, and the checkpoint file; held while that is synced, because a
-        segment may be recycled only afterwards. Order of locks: this one, then the pool's."""
-        self._segments: tuple[Segment, ...] = tuple(opened.segments)
-        self._segments_mutex = threading.Lock()
-        """Guards the replacing of `_segments`; readers take the tuple as it is."""
-        opened.appender._on_segment = self._add_segment
-        self._checkpointed = (slot.position, slot.checkpointed_id)
+        self._releases = Releases(
+            storage,
+            opened.segments,
+            opened.checkpoint_file,
+            segment_bytes=config.segment_bytes,
+            appender=opened.appender,
+            commits=self._commits,
+            pool=opened.pool,
+            files=opened.files,
+        )
+        opened.appender._on_segment = self._releases.add_segment
         self._reader = LogReader(self, opened.appender._checksum, opened.appender._seed)
         self._driver: CheckpointDriver | None = None
         self._housekeeper: Housekeeper | None = None
         self._driver_trouble = False
         self._closed = False
-        self._released_changed = threading.Condition()
-        """Notified when `_checkpointed` moves, for `checkpoint_active`."""
-        self._release_waiters = 0
         self._process_id = os.getpid()
 
     @classmethod
@@ -283,17 +280,17 @@ class WriteAheadLog:
     @property
     def checkpointed_id(self) -> EntryId:
         """The last entry that was released. Takes no lock."""
-        return EntryId(self._checkpointed[1])
+        return EntryId(self._releases.through[1])
 
     @property
     def backlog_entries(self) -> int:
         """How many entries are durable and not released. Takes no lock."""
-        return max(0, self._appender.durable[1] - self._checkpointed[1])
+        return max(0, self._appender.durable[1] - self._releases.through[1])
 
     @property
     def backlog_bytes(self) -> int:
         """How many bytes of the log they take, frames and unused ends of segments included. Takes no lock."""
-        position, entry_id = self._checkpointed
+        position, entry_id = self._releases.through
         durable_position, durable_id = self._appender.durable
         return max(0, durable_position - position) if durable_id > entry_id else 0
 
@@ -311,7 +308,7 @@ class WriteAheadLog:
             checkpointed_id=self.checkpointed_id,
             backlog_entries=self.backlog_entries,
             backlog_bytes=self.backlog_bytes,
-            segments=len(self._segments),
+            segments=len(self._releases.segments),
             free_segments=self._pool.free_count,
             segment_bytes=self.config.segment_bytes,
             syncs=self._commits.sync_count,
@@ -354,7 +351,7 @@ class WriteAheadLog:
     @property
     def readable_segments(self) -> tuple[Segment, ...]:
         """For the reader: the segments in use."""
-        return self._segments
+        return self._releases.segments
 
     @property
     def readable_through(self) -> tuple[int, int]:
@@ -364,7 +361,7 @@ class WriteAheadLog:
     @property
     def released_through(self) -> int:
         """For the reader: the last released id."""
-        return self._checkpointed[1]
+        return self._releases.through[1]
 
     def file_of(self, segment: Segment) -> StorageFile:
         """For the reader: the segment's file."""
@@ -407,73 +404,13 @@ class WriteAheadLog:
 
         Writes to the disk, and waits for it, only when a segment is recycled. An older `through` does nothing.
         """
-        durable_position, durable_id = self._appender.durable
+        durable_id = self._appender.durable[1]
         if through > durable_id:
             raise UsageError(f"entry {through} cannot be released: the last durable entry is {durable_id}")
-        if through <= self._checkpointed[1]:
+        if through <= self._releases.through[1]:
             return
         self._check_readable()
-        with self._release_mutex:
-            if through <= self._checkpointed[1]:
-                return
-            position = durable_position if through == durable_id else self._position_behind(through)
-            self._checkpointed = (position, through)
-            self._recycle(through, durable_position)
-        if self._release_waiters:
-            with self._released_changed:
-                self._released_changed.notify_all()
-
-    def _position_behind(self, entry_id: int) -> int:
-        """About where the entry ends: between its segment's ends, by its number. Only the backlog's size needs it."""
-        for segment in self._segments:
-            if segment is self._segments[-1]:
-                end, last_id = self._appender.durable
-            else:
-                end, last_id = segment.end, segment.committed_id
-            if entry_id <= last_id:
-                count = last_id - segment.first_id + 1
-                done = max(0, entry_id - segment.first_id + 1)
-                return segment.start + (end - segment.start) * done // max(1, count)
-        return self._appender.durable[0]
-
-    def _recycle(self, through: int, durable_position: int) -> None:
-        segments = self._segments
-        count = 0
-        for segment in segments[:-1]:
-            # A sealed segment's end is durable as well: nobody writes to the file or syncs it any more.
-            if segment.last_id > through or segment.end > durable_position:
-                break
-            count += 1
-        if not count or self._commits.poison_cause is not None:
-            return
-        position, checkpointed_id = self._checkpointed
-        try:
-            self._checkpoint_file.write(checkpointed_id, position, segments[count].sequence, self._appender.durable)
-        except BaseException as error:
-            raise self._commits.poison(error, "write of the checkpoint file") from error
-        with self._segments_mutex:
-            self._segments = self._segments[count:]
-        reusable = []
-        for segment in segments[:count]:
-            if segment.size == self.config.segment_bytes and not segment.abandoned:
-                reusable.append(segment.name)
-            else:
-                self._remove(segment.name)
-        self._pool.forget(count - len(reusable))
-        self._pool.give_back(reusable)
-        if not self._pool.threaded:
-            self._pool.trim()
-
-    def _remove(self, name: str) -> None:
-        self._files.drop(name)
-        try:
-            self._storage.remove(name)
-        except FileNotFoundError:
-            return
-
-    def _add_segment(self, segment: Segment) -> None:
-        with self._segments_mutex:
-            self._segments = (*self._segments, segment)
+        self._releases.release(through)
 
     def checkpoint_active(self) -> None:
         """Ask the checkpointer for everything that is durable now, and wait until it is released.
@@ -492,25 +429,12 @@ class WriteAheadLog:
             self._driver.checkpoint_through(through, self.config.checkpoint_timeout_s)
             return
         urge = getattr(checkpointer, "urge", None)
-        deadline = time.monotonic() + self.config.checkpoint_timeout_s
-        with self._released_changed:
-            self._release_waiters += 1
-        try:
-            if urge is not None:
-                urge(through)
-            with self._released_changed:
-                while self.checkpointed_id < through:
-                    self._check_open()
-                    left_s = deadline - time.monotonic()
-                    if left_s <= 0:
-                        raise LogTimeoutError(
-                            f"entries up to {through} were not checkpointed within {self.config.checkpoint_timeout_s} "
-                            f"s (LogConfig.checkpoint_timeout_s); {self.checkpointed_id} is. The checkpointer goes on"
-                        )
-                    self._released_changed.wait(min(left_s, 1.0))
-        finally:
-            with self._released_changed:
-                self._release_waiters -= 1
+        self._releases.wait(
+            through,
+            self.config.checkpoint_timeout_s,
+            urge=lambda: None if urge is None else urge(through),
+            check=self._check_open,
+        )
 
     # ------------------------------------------------------------------------------------------------- closing
 
@@ -537,7 +461,7 @@ class WriteAheadLog:
             self._commits.refuse(LogClosedError(f"the log in {where} was closed"))
             _open_logs.discard(self)
             self._files.close()
-            self._checkpoint_file.close()
+            self._releases.close()
             self._lock.release()
 
     def _finish(self, message: str) -> None:
@@ -557,20 +481,7 @@ class WriteAheadLog:
             # Whoever committed has been told; closing goes on.
             return
         self._pool.trim()
-        with self._release_mutex:
-            slot = self._checkpoint_file.slot
-            position, checkpointed_id = self._checkpointed
-            end = self._appender.durable
-            # Where the log ends: whoever opens it finds it whole, or says that it is damaged.
-            if checkpointed_id > slot.checkpointed_id or end[0] > slot.promise:
-                try:
-                    self._checkpoint_file.write(checkpointed_id, position, self._segments[0].sequence, end)
-                except OSError as error:
-                    raise LogError(
-                        f"the checkpoint file in {self._storage.describe('')} could not be written while closing: "
-                        f"{error}. Nothing is lost; entries that are applied already are handed out again after the "
-                        "next opening"
-                    ) from error
+        self._releases.record_end()
 
     def shutdown(self, timeout: float | None = None) -> None:
         """Another name of `close`."""
@@ -590,9 +501,7 @@ class WriteAheadLog:
 
     def _forget_in_child(self) -> None:
         # The threads that held these locks are not in the child.
-        self._release_mutex = threading.Lock()
-        self._segments_mutex = threading.Lock()
-        self._released_changed = threading.Condition()
+        self._releases.forget_in_child()
         self._commits.forget_in_child()
         self._interval.forget_in_child()
         self._files.forget_in_child()
