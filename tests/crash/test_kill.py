@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +56,11 @@ class Life:
 
     def read_until(self, word: str, deadline: float) -> bool:
         """Reads until a line begins with this word; False at the deadline, or at the end of the output."""
-        while not any(line[0] == word for line in self.lines):
+        return self.read_while(lambda: not any(line[0] == word for line in self.lines), deadline)
+
+    def read_while(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Reads for as long as the condition holds; False at the deadline, or at the end of the output."""
+        while condition():
             if not self.read(deadline - time.monotonic()) and (self.ended or time.monotonic() >= deadline):
                 return False
         return True
@@ -97,7 +102,8 @@ class Killer:
         """One life; the answer says when it was ended."""
         life = self.start(TRANSACTIONS, number)
         try:
-            if self.source.random() < 0.15:
+            draw = self.source.random()
+            if draw < 0.15:
                 # While it starts: imports, recovery, replay.
                 pause_s = self.source.uniform(0.05, 1.2)
                 when = f"{pause_s:.3f} s after its start"
@@ -108,6 +114,12 @@ class Killer:
                     raise AssertionError(f"life {number} did not get ready within {START_TIMEOUT_S} s: {life.lines}")
                 pause_s = self.source.uniform(0.0, self.source.choice((0.05, 0.4, 0.9)))
                 when = f"{pause_s:.3f} s after it was ready"
+                if draw < 0.5:
+                    # So many commits later: on a busy machine little happens in a short time.
+                    commits = self.source.randint(1, 40)
+                    life.read_while(lambda: len(life.of("acknowledged")) < commits, time.monotonic() + START_TIMEOUT_S)
+                    pause_s = self.source.uniform(0.0, 0.01)
+                    when = f"{pause_s:.3f} s after commit {commits}"
                 deadline = time.monotonic() + pause_s
             while (left := deadline - time.monotonic()) > 0 and not life.ended:
                 life.read(left)
