@@ -46,8 +46,8 @@ def append_together(log: WriteAheadLog, model: Model, payloads: list[bytes]) -> 
         return
     waiters = [_Waiter(payload, 0) for payload in others]
     commits._queue.extend(waiters)
-    commits._leading = True
-    commits._lead(waiters[-1])
+    commits._leader = waiters[-1]
+    commits._lead(waiters[-1], waiters[-1])
     for waiter in waiters:
         if isinstance(waiter.error, LogPoisonedError):
             raise waiter.error

@@ -14,6 +14,7 @@ is merely rejected (`LogFullError`) reaches its own caller alone. Nothing is eve
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from _thread import LockType, allocate_lock
@@ -30,13 +31,12 @@ __all__ = ["GroupCommit"]
 class _Waiter:
     """A thread that waits for its entry. `entry_id` is 0 until it is written. The lock is taken from the beginning."""
 
-    __slots__ = ("entry_id", "error", "leads", "lock", "work")
+    __slots__ = ("entry_id", "error", "lock", "work")
 
     def __init__(self, work: bytes | PendingEntry | None, entry_id: int) -> None:
         self.work = work
         self.entry_id = entry_id
         self.error: BaseException | None = None
-        self.leads = False
         self.lock: LockType = allocate_lock()
         self.lock.acquire()
 
@@ -59,9 +59,10 @@ class GroupCommit:
         self._appender = appender
         self._append_lock = appender.lock
         self._mutex = allocate_lock()
-        """Guards `_leading`, `_waiting` and `_queue`; held for a few instructions and never during I/O. Nothing else is
+        """Guards `_leader`, `_waiting` and `_queue`; held for a few instructions and never during I/O. Nothing else is
         locked under it."""
-        self._leading = False
+        self._leader: object | None = None
+        """Who leads: a thread's `_Waiter`, or an object of its own."""
         self._waiting: list[_Waiter] = []
         self._queue: list[_Waiter] = []
         self.refusal: BaseException | None = None
@@ -79,70 +80,92 @@ class GroupCommit:
 
     def commit(self, work: bytes | PendingEntry) -> int:
         """Write an entry, one chunk of `bytes` or any other, and return its id when it is durable."""
-        busy = self._leading or not self._append_lock.acquire(False)
-        if busy:
-            return self._commit_with_others(work)
-        # From here to the end is the path of a thread that meets no other. It calls next to nothing: after a sync the
-        # processor's caches are cold, and each function called then costs a microsecond.
+        if self._leader is not None or self._append_lock.locked():
+            return self._serve(_Waiter(work, 0), queued=True)
+        # From here on, and in `_settle`, is the path of a thread that meets no other. It calls next to nothing: after a
+        # sync the processor's caches are cold, and each function called then costs a microsecond.
         appender = self._appender
-        try:
+        with self._append_lock:
             if self.refusal is not None:
                 self._refuse()
-            if type(work) is bytes:
-                entry_id = appender.write_chunk_entry(work)
-            else:
-                entry_id = self._write(work)
-        except LogError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
-            self._raise_write_failed(error)
-        finally:
-            self._append_lock.release()
-        with self._mutex:
-            waiter = _Waiter(None, entry_id) if self._leading else None
-            if waiter is not None:
-                self._waiting.append(waiter)
-            self._leading = True
-        if waiter is not None:
-            return self._wait(waiter)
-        # What was written lies in this file, or in a retired one: the look at those comes last.
-        target: tuple[int, int] | None
-        target = written = appender.written
-        file = appender.file
-        if self._queue or appender.retired or self.refusal is not None:
-            self._lead(None)
-        else:
             try:
-                file.sync()
-                with self._mutex:
-                    if not self._waiting:
-                        appender.durable = written
-                        self.sync_count += 1
-                        self._leading = False
-                        target = None
-            except BaseException as error:
-                self._hand_over(None, self.poison(error, "sync"), None)
-                if not isinstance(error, Exception):
-                    raise
-            else:
-                self._hand_over(target, None, None)
+                if type(work) is bytes:
+                    entry_id = appender.write_chunk_entry(work)
+                else:
+                    entry_id = self._write(work)
+            except LogError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
+                self._raise_write_failed(error)
+        return self._settle(entry_id)
+
+    def _settle(self, entry_id: int) -> int:
+        """Return the id of an entry that is written when it is durable: lead, or wait for who does."""
+        appender, lead, alone = self._appender, object(), False
+        try:
+            with self._mutex:
+                if self._leader is None:
+                    self._leader = lead
+            alone = self._leader is lead
+            if alone:
+                # What was written lies in this file, or in a retired one: the look at those comes last.
+                target = appender.written
+                file = appender.file
+                if self._queue or appender.retired or self.refusal is not None:
+                    self._lead(lead, None)
+                else:
+                    try:
+                        file.sync()
+                    except BaseException as error:
+                        self.poison(error, "sync")
+                        raise
+                    with self._mutex:
+                        if not self._waiting:
+                            appender.durable, self._leader = target, None
+                            self.sync_count += 1
+                    if self._leader is lead:
+                        self._end_lead(lead, target, None, None)
+                    elif self._watchers or self.on_sync is not None:
+                        self._tell()
+        except BaseException as error:
+            self._lead_on(lead)
+            if error is not self.poison_cause or not isinstance(error, Exception):
+                raise
+        if not alone:
+            return self._serve(_Waiter(None, entry_id), queued=False)
         # Only a failed sync may be in the way: what was written was just synced.
         if self.refusal is not None and appender.durable[1] < entry_id:
             self._refuse()
         return entry_id
 
-    def _commit_with_others(self, work: bytes | PendingEntry) -> int:
-        """Queue an entry for the next leader to write, and be that leader if there is none."""
-        waiter = _Waiter(work, 0)
-        with self._mutex:
-            leads = not self._leading
-            self._leading = True
-            self._queue.append(waiter)
-            if not leads:
-                self._waiting.append(waiter)
-        if not leads:
-            return self._wait(waiter)
-        self._lead(waiter)
+    def _serve(self, waiter: _Waiter, *, queued: bool) -> int:
+        """Lead, or wait until somebody has; returns the entry's id when it is durable, or raises what befell it.
+
+        `queued`: the entry is not written yet, and the next leader is to write it.
+        """
+        try:
+            with self._mutex:
+                if queued:
+                    self._queue.append(waiter)
+                if self._leader is None:
+                    self._leader = waiter
+                else:
+                    self._waiting.append(waiter)
+            if self._leader is not waiter:
+                waiter.lock.acquire()
+            if self._leader is waiter:
+                self._lead(waiter, waiter)
+        except BaseException:
+            # A signal's handler raised in this thread. The lead may have been given to it in this moment.
+            with self._mutex:
+                leads = self._leader is waiter
+                if not leads and waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                if not leads and waiter in self._queue:
+                    self._queue.remove(waiter)
+            if leads:
+                self._lead_on(waiter)
+            raise
         if waiter.error is not None:
             raise waiter.error
         return waiter.entry_id
@@ -172,28 +195,12 @@ class GroupCommit:
             raise poison from error
         raise error
 
-    def _wait(self, waiter: _Waiter) -> int:
-        """Wait until the entry is durable, leading if it comes to that. Returns its id, or raises what befell it."""
-        try:
-            waiter.lock.acquire()
-        except BaseException:
-            # A signal's handler raised in this thread. It may have been given the lead in this moment.
-            with self._mutex:
-                leads = waiter.leads
-                if not leads and waiter in self._waiting:
-                    self._waiting.remove(waiter)
-                if waiter in self._queue:
-                    self._queue.remove(waiter)
-            if leads:
-                self._lead(waiter)
-            raise
-        if waiter.leads:
-            self._lead(waiter)
-        if waiter.error is not None:
-            raise waiter.error
-        return waiter.entry_id
+    def _lead_on(self, lead: object) -> None:
+        """After an exception out of the middle of a lead: do what is left of it, so that nobody waits for ever."""
+        if self._leader is lead:
+            self._lead(lead, lead if isinstance(lead, _Waiter) else None)
 
-    def _lead(self, own: _Waiter | None) -> None:
+    def _lead(self, lead: object, own: _Waiter | None) -> None:
         """Write the queue, sync, publish, wake, hand over. Errors go to the waiters; only an interrupt is raised."""
         appender = self._appender
         target: tuple[int, int] | None = None
@@ -211,60 +218,68 @@ class GroupCommit:
         except BaseException as error:  # noqa: BLE001 - it is raised again below
             # A signal's handler raised during the sync, whose outcome nobody will know.
             failure, interrupt = self.poison(error, "sync"), error
-        finally:
-            if failure is None and self.poison_cause is not None:
-                failure, target = self.refusal, None
-            self._hand_over(target, failure, own)
+        if failure is None and self.poison_cause is not None:
+            failure, target = self.refusal, None
+        self._end_lead(lead, target, failure, own)
         if interrupt is not None:
             raise interrupt
 
-    def _hand_over(self, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None) -> None:
-        """End a lead: publish what is durable now, wake whom that serves, and give the lead to the next."""
-        if target is not None or failure is not None:
-            successor = self._publish(target, failure, own)
-            if successor is not None:
-                successor.leads = True
-                successor.lock.release()
-        if self._watchers:
-            self._notify()
-        if self.on_sync is not None:
-            callback, self.on_sync = self.on_sync, None
-            callback()
+    def _end_lead(
+        self, lead: object, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None
+    ) -> None:
+        """Publish what is durable now, give the lead to the next, and wake whom that serves."""
+        due: list[_Waiter] = []
+        try:
+            self._publish(lead, target, failure, own, due)
+            for waiter in due:
+                waiter.lock.release()
+        except BaseException:
+            # A signal's handler raised. What was begun is finished; doing a part of it twice does no harm.
+            self._publish(lead, target, failure, own, due)
+            for waiter in due:
+                with contextlib.suppress(RuntimeError):
+                    waiter.lock.release()
+            raise
+        if self._watchers or self.on_sync is not None:
+            self._tell()
 
     def _publish(
-        self, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None
-    ) -> _Waiter | None:
-        """Wake whoever is served; returns the next leader, with `_leading` still set for it."""
-        mutex = self._mutex
-        mutex.acquire()
-        try:
-            if target is not None and failure is None:
-                self._appender.durable = target
-                self.sync_count += 1
+        self,
+        lead: object,
+        target: tuple[int, int] | None,
+        failure: BaseException | None,
+        own: _Waiter | None,
+        due: list[_Waiter],
+    ) -> None:
+        """Make everybody's state what it is after this lead, and add to `due` whom to wake. Does nothing twice."""
+        with self._mutex:
+            if self._leader is not lead:
+                return
             waiting = self._waiting
             if failure is not None:
                 if own is not None and own.error is None:
                     own.error = failure
                 for waiter in waiting:
                     waiter.error = waiter.error or failure
-                served, successor = waiting, None
-                self._waiting = []
-                self._queue = []
-            elif not waiting:
-                self._leading = False
-                return None
-            else:
-                durable_id = self._appender.durable[1]
-                served = [waiter for waiter in waiting if 0 < waiter.entry_id <= durable_id or waiter.error is not None]
-                rest = [waiter for waiter in waiting if waiter.error is None and not 0 < waiter.entry_id <= durable_id]
-                successor = rest.pop(0) if rest else None
-                self._waiting = rest
-            self._leading = successor is not None
-        finally:
-            mutex.release()
-        for waiter in served:
-            waiter.lock.release()
-        return successor
+                due += waiting
+                self._waiting, self._queue, self._leader = [], [], None
+                return
+            if target is not None:
+                self._appender.durable = target
+                self.sync_count += 1
+            durable_id = self._appender.durable[1]
+            rest = [waiter for waiter in waiting if waiter.error is None and not 0 < waiter.entry_id <= durable_id]
+            due += [waiter for waiter in waiting if waiter.error is not None or 0 < waiter.entry_id <= durable_id]
+            due += rest[:1]
+            self._waiting, self._leader = rest[1:], rest[0] if rest else None
+
+    def _tell(self) -> None:
+        """Those who wait for other threads' entries."""
+        if self._watchers:
+            self._notify()
+        if self.on_sync is not None:
+            callback, self.on_sync = self.on_sync, None
+            callback()
 
     def _write_queue(self) -> None:
         """Write what others have queued, in their order, and as much of it at once as can be."""
@@ -336,30 +351,18 @@ class GroupCommit:
             self._append_lock.release()
         if not wrote:
             return
-        with self._mutex:
-            leads = not self._leading
-            if leads:
-                self._leading = True
-        if leads:
-            self._lead(None)
+        lead = object()
+        try:
+            with self._mutex:
+                if self._leader is None:
+                    self._leader = lead
+        finally:
+            self._lead_on(lead)
 
     def sync_all(self) -> None:
         """Return when everything written before the call is durable."""
-        waiter = _Waiter(None, self._appender.written[1] or 1)
-        with self._mutex:
-            leads = not self._leading
-            if leads:
-                self._leading = True
-            else:
-                # Never served by its id, which may be durable already: it is to lead a sync of its own.
-                waiter.entry_id = 1 << 63
-                self._waiting.append(waiter)
-        if leads:
-            self._lead(waiter)
-        else:
-            self._wait(waiter)
-        if waiter.error is not None:
-            raise waiter.error
+        # Never served by its id: it is to lead a sync of its own, if it does not lead at once.
+        self._serve(_Waiter(None, 1 << 63), queued=False)
 
     # ---------------------------------------------------------------------------------------------- refusing
 
@@ -433,4 +436,4 @@ class GroupCommit:
         self._watchers = 0
         self._waiting = []
         self._queue = []
-        self._leading = False
+        self._leader = None

@@ -1,0 +1,179 @@
+"""An interrupt (Ctrl-C, or another signal whose handler raises) at any line of a commit leaves no log that hangs.
+
+The interrupt is raised by a trace function before the n-th line of walsync's own code, for every n until the commit
+ends without meeting one.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import wait_until
+from tests.unit.wal.logs import abandon, all_of, copy_of, open_log
+from tests.unit.wal.test_group_commit import Gate
+from walsync.exceptions import LogPoisonedError
+from walsync.wal import MemoryStorage, WriteAheadLog
+
+FILES = ("group_commit.py", "appender.py", "log.py", "interval.py")
+TIMEOUT_S = 20.0
+
+
+class Interrupt(BaseException):
+    """What a signal's handler raises."""
+
+
+class InterruptAt:
+    """Raises `Interrupt` before the `number`-th line of the engine that this thread comes to."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.place = ""
+
+    def __enter__(self) -> InterruptAt:  # noqa: PYI034 - typing.Self is not in Python 3.10
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(None)
+
+    def _call(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename.endswith(tuple(f"wal/{name}" for name in FILES)):
+            return self._line
+        return None
+
+    def _line(self, frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
+        if event == "line" and not _runs_no_handler(frame):
+            self.left -= 1
+            if self.left == 0:
+                self.place = f"{frame.f_code.co_name}, line {frame.f_lineno}"
+                sys.settrace(None)
+                raise Interrupt
+        return self._line
+
+
+def _runs_no_handler(frame: FrameType) -> bool:
+    """A line at which the interpreter never looks for signals, and on which the compiler relies for that.
+
+    Of "try:" nothing is executed. The line of a "with" is come to again just before its end is called.
+    """
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return line == "try:" or line.startswith("with ")
+
+
+def in_time(work: Callable[[], Any], what: str) -> Any:
+    """What `work` returns or raises, in a thread of its own that must come to an end."""
+    answer: list[Any] = []
+
+    def run() -> None:
+        try:
+            answer.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is the answer
+            answer.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    assert answer, f"{what} hangs"
+    return answer[0]
+
+
+def check_it_lives(log: WriteAheadLog, acknowledged: dict[int, bytes], where: str) -> None:
+    """The next commits are made or refused, closing ends, and what was acknowledged is there."""
+    for number in range(2):
+        data = b"after %d" % number
+        answer = in_time(lambda data=data: log.append(data), f"the commit after an interrupt in {where}")
+        if isinstance(answer, int):
+            acknowledged[answer] = data
+        else:
+            assert isinstance(answer, LogPoisonedError), f"{where}: {answer!r}"
+    assert not isinstance(in_time(log.close, f"closing after an interrupt in {where}"), BaseException)
+
+
+@pytest.mark.parametrize("durability", ["sync", "interval"])
+@pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
+def test_an_interrupt_at_any_line_of_a_lone_commit(durability: Any, size: int) -> None:
+    number, poisoned, places = 0, 0, set()
+    while True:
+        number += 1
+        storage = MemoryStorage()
+        log = open_log(storage)
+        acknowledged = {int(log.append(b"before")): b"before"}
+        with InterruptAt(number) as interrupt:
+            try:
+                acknowledged[log.append(b"x" * size, durability=durability)] = b"x" * size
+            except Interrupt:
+                places.add(interrupt.place)
+        if not interrupt.place:
+            break
+        check_it_lives(log, acknowledged, interrupt.place)
+        poisoned += log.poisoned is not None
+        abandon(log)
+        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(open_log(storage)).items()}
+        assert acknowledged.items() <= found.items(), interrupt.place
+    assert len(places) > 10
+    # Only where nobody can know what is on the disk.
+    assert poisoned < number
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_an_interrupt_at_any_line_of_a_commit_among_others(role: str) -> None:
+    number = 0
+    while True:
+        number += 1
+        gate = Gate()
+        log = open_log(gate.storage)
+        acknowledged: dict[int, bytes] = {}
+        interrupt = InterruptAt(number)
+        gate.closed = True
+
+        def commit(data: bytes, log: WriteAheadLog = log, acknowledged: dict[int, bytes] = acknowledged) -> None:
+            acknowledged[log.append(data)] = data
+
+        def interrupted(commit: Callable[[bytes], None] = commit, interrupt: InterruptAt = interrupt) -> None:
+            try:
+                with interrupt:
+                    commit(b"interrupted")
+            except (Interrupt, LogPoisonedError):
+                pass
+
+        def quiet(data: bytes, commit: Callable[[bytes], None] = commit) -> None:
+            try:
+                commit(data)
+            except LogPoisonedError:
+                pass
+
+        first = threading.Thread(target=interrupted if role == "leader" else lambda quiet=quiet: quiet(b"first"))
+        first.start()
+        threads = [first]
+        wait_until(lambda gate=gate, first=first: gate.entered.acquire(blocking=False) or not first.is_alive())
+        others = [interrupted] if role == "follower" else []
+        others += [lambda quiet=quiet, index=index: quiet(b"other %d" % index) for index in range(3)]
+        for work in others:
+            thread = threading.Thread(target=work)
+            thread.start()
+            threads.append(thread)
+        wait_until(
+            lambda log=log, threads=threads: (
+                len(log._commits._waiting) + sum(not thread.is_alive() for thread in threads) >= 3
+            )
+        )
+        gate.closed = False
+        gate.go.release()
+        gate.go.release()
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive(), f"a commit hangs after an interrupt in {interrupt.place}"
+        if not interrupt.place:
+            break
+        check_it_lives(log, acknowledged, interrupt.place)
+        abandon(log)
+        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(open_log(copy_of(gate.storage))).items()}
+        assert acknowledged.items() <= found.items(), interrupt.place
+    assert number > 10
