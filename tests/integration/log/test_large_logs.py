@@ -22,8 +22,14 @@ MEMORY_BYTES = 100 * 10**6
 ENTRY_BYTES = 64 * 1024
 
 _RECOVER = """
-import resource, sys, time
+import sys, time
 from walsync.wal import Checkpointer, WriteAheadLog
+
+def most_memory_bytes():
+    # Not getrusage: what it says begins with the memory of the process that started this one.
+    with open("/proc/self/status") as file:
+        [line] = [line for line in file if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 class Reading(Checkpointer):
     entries = read = 0
@@ -37,8 +43,7 @@ class Reading(Checkpointer):
 begin = time.perf_counter()
 checkpointer = Reading()
 log = WriteAheadLog.recover(sys.argv[1], checkpointer)
-print(checkpointer.entries, checkpointer.read, time.perf_counter() - begin,
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(checkpointer.entries, checkpointer.read, time.perf_counter() - begin, most_memory_bytes())
 log.close()
 """
 
@@ -49,6 +54,7 @@ def gigabytes(variable: str, default: float) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks the kernel for a process's memory: Linux")
 def test_a_large_backlog_is_recovered_in_little_memory(tmp_path: Path) -> None:
     total = gigabytes("WALSYNC_BACKLOG_GB", 0.5)
     count = total // ENTRY_BYTES + 1
