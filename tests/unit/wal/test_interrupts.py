@@ -1,7 +1,9 @@
 """An interrupt (Ctrl-C, or another signal whose handler raises) at any line of a commit leaves no log that hangs.
 
 The interrupt is raised by a trace function before the n-th line of walsync's own code, for every n until the commit
-ends without meeting one.
+ends without meeting one. From Python 3.12 on trace functions also raise between instructions at which no handler ever
+runs, inside of inlined comprehensions for one, where the compiler does not expect it; so these tests are for 3.10 and
+3.11. The engine's code is the same for all versions.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from tests.unit.wal.logs import abandon, all_of, copy_of, open_log
 from tests.unit.wal.test_group_commit import Gate
 from walsync.exceptions import LogPoisonedError
 from walsync.wal import MemoryStorage, WriteAheadLog
+
+pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tracing raises where no signal's handler runs")
 
 FILES = ("group_commit.py", "appender.py", "log.py", "interval.py")
 TIMEOUT_S = 20.0
