@@ -96,7 +96,7 @@ class GroupCommit:
             except LogError:
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
-                self._raise_write_failed(error)
+                self._raise_failed(error, "write")
         return self._settle(entry_id)
 
     def _settle(self, entry_id: int) -> int:
@@ -116,9 +116,8 @@ class GroupCommit:
                 else:
                     try:
                         file.sync()
-                    except BaseException as error:
-                        self.poison(error, "sync")
-                        raise
+                    except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
+                        self._raise_failed(error, "sync")
                     with self._mutex:
                         if not self._waiting:
                             appender.durable, self._leader = target, None
@@ -127,10 +126,9 @@ class GroupCommit:
                         self._end_lead(lead, target, None, None)
                     elif self._watchers or self.on_sync is not None:
                         self._tell()
-        except BaseException as error:
+        except BaseException:
             self._lead_on(lead)
-            if error is not self.poison_cause or not isinstance(error, Exception):
-                raise
+            raise
         if not alone:
             return self._serve(_Waiter(None, entry_id), queued=False)
         # Only a failed sync may be in the way: what was written was just synced.
@@ -186,11 +184,11 @@ class GroupCommit:
             # Rejected before its first byte was written.
             raise
         except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
-            self._raise_write_failed(error)
+            self._raise_failed(error, "write")
 
-    def _raise_write_failed(self, error: BaseException) -> NoReturn:
+    def _raise_failed(self, error: BaseException, action: str) -> NoReturn:
         """Poison the log and say so, or let the error of a signal's handler go on."""
-        poison = self.poison(error, "write")
+        poison = self.poison(error, action)
         if isinstance(error, Exception):
             raise poison from error
         raise error

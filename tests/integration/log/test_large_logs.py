@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import run_python
+from tests.support.waiting import wait_until
 from walsync.wal import Checkpointer, Entry, EntryId, LogConfig, WriteAheadLog
 
 GIGABYTE = 10**9
@@ -103,8 +104,7 @@ def test_a_log_whose_checkpointer_keeps_up_stays_small_and_makes_no_file_after_t
             log.append(data)
             if number % 64 == 0:
                 # Keeping up: what the reader has not taken stays below three quarters of a segment.
-                while log.backlog_bytes > config.segment_bytes * 3 // 4:
-                    time.sleep(0.001)
+                wait_until(lambda log=log: log.backlog_bytes <= config.segment_bytes * 3 // 4)
                 largest = max(largest, sum(path.stat().st_size for path in directory.iterdir()))
                 if changed_ns is None and log.durable_id * ENTRY_BYTES > first_lap:
                     changed_ns = directory.stat().st_mtime_ns

@@ -9,7 +9,7 @@ import pytest
 from tests.support.waiting import wait_until
 from tests.unit.wal.faulty import FailingFile, FailingStorage
 from tests.unit.wal.logs import all_of, open_log
-from walsync.exceptions import LogClosedError
+from walsync.exceptions import LogClosedError, LogPoisonedError
 from walsync.wal import EntryId, MemoryStorage, WriteAheadLog
 
 
@@ -201,6 +201,22 @@ def test_closing_under_load_loses_no_acknowledged_entry() -> None:
         assert refused.is_set()
         found = all_of(open_log(storage))
         assert set(acknowledged) <= set(found)
+
+
+def test_a_sync_that_fails_on_a_log_that_is_poisoned_meanwhile_says_so() -> None:
+    log = open_log(MemoryStorage())
+    log.append(b"well")
+
+    def sync() -> None:
+        log._commits.poison(OSError("another thread's write"), "write")
+        raise OSError("this thread's sync")
+
+    log._appender.file.sync = sync  # type: ignore[method-assign]
+    with pytest.raises(LogPoisonedError, match="another thread's write"):
+        log.append(b"lost")
+    with pytest.raises(LogPoisonedError):
+        log.append(b"refused")
+    log.close()
 
 
 def test_wait_durable_returns_for_an_entry_a_wake_and_the_time() -> None:
