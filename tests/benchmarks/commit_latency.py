@@ -24,13 +24,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Engine, String, create_engine, event
+from sqlalchemy import Engine, String, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import walsync
+from tests.benchmarks.targets import sqlite_engine
 from tests.support.databases import fresh_database
 from tests.support.servers import ServerMissingError, find_server
 
@@ -75,17 +75,6 @@ class Contestant:
     @property
     def microseconds(self) -> float:
         return statistics.median(self.medians) * 1e6
-
-
-def sqlite_engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}")
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: Any) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-
-    return engine
 
 
 def commits_of(factory: sessionmaker[Session]) -> Callable[[int], None]:

@@ -14,18 +14,17 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, create_engine, delete, event, insert
+from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, delete, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 import walsync
-from tests.support.databases import fresh_database
-from tests.support.servers import ServerMissingError, find_server
+from tests.benchmarks.targets import engine_for
+from tests.support.servers import ServerMissingError
 
 BULK_ROWS = 1000
 WAIT_TIMEOUT_S = 600.0
@@ -52,24 +51,6 @@ def rows_of(first: int, count: int) -> list[dict[str, Any]]:
         {"id": number, "station": f"station {number % 97}", "number": number, "value": number / 7, "remark": None}
         for number in range(first, first + count)
     ]
-
-
-@contextmanager
-def engine_for(target: str, directory: Path) -> Iterator[Engine]:
-    with ExitStack() as stack:
-        if target == "sqlite":
-            engine = create_engine(f"sqlite:///{directory}/target.sqlite")
-
-            @event.listens_for(engine, "connect")
-            def connect(connection: Any, record: Any) -> None:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-        else:
-            engine = create_engine(stack.enter_context(fresh_database(stack.enter_context(find_server(target)))))
-        stack.callback(engine.dispose)
-        for table in (BY_HAND, BY_LOG):
-            table.create(engine)
-        yield engine
 
 
 def clear(engine: Engine) -> None:
@@ -103,7 +84,10 @@ def drain(engine: Engine, directory: Path, entries: int, rows: int) -> float:
 
 def measure(target: str, directory: Path, rounds: int, entries: int, rows: int) -> str:
     by_hand, by_log = [], []
-    with engine_for(target, directory) as engine:
+    with ExitStack() as stack:
+        engine = engine_for(target, directory / "target.sqlite", stack)
+        for table in (BY_HAND, BY_LOG):
+            table.create(engine)
         for number in range(rounds + 1):
             clear(engine)
             hand_s = insert_by_hand(engine, entries * rows)

@@ -21,13 +21,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, ForeignKey, String, create_engine, delete, event, func, select, update
+from sqlalchemy import Engine, ForeignKey, String, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 import walsync
-from tests.support.databases import fresh_database
-from tests.support.servers import ServerMissingError, find_server
+from tests.benchmarks.targets import engine_for
+from tests.support.servers import ServerMissingError
 
 WAIT_TIMEOUT_S = 900.0
 TARGETS = ("postgresql", "mariadb", "sqlite")
@@ -149,20 +149,6 @@ class Plan:
         return time.perf_counter() - begin
 
 
-def engine_for(target: str, directory: Path, stack: ExitStack, name: str) -> Engine:
-    if target == "sqlite":
-        engine = create_engine(f"sqlite:///{directory}/{name}.sqlite")
-
-        @event.listens_for(engine, "connect")
-        def connect(connection: Any, record: Any) -> None:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-    else:
-        engine = create_engine(stack.enter_context(fresh_database(stack.enter_context(find_server(target)))))
-    stack.callback(engine.dispose)
-    return engine
-
-
 def sums(engine: Engine) -> list[Any]:
     """What both databases must agree in."""
     with engine.connect() as connection:
@@ -180,8 +166,8 @@ def measure(target: str, directory: Path, rounds: int, transactions: int) -> str
     for number in range(rounds):
         plan = Plan(transactions, number)
         with ExitStack() as stack:
-            by_hand = engine_for(target, directory, stack, f"direct-{number}")
-            by_log = engine_for(target, directory, stack, f"drained-{number}")
+            by_hand = engine_for(target, directory / f"direct-{number}.sqlite", stack)
+            by_log = engine_for(target, directory / f"drained-{number}.sqlite", stack)
             for engine in (by_hand, by_log):
                 Base.metadata.create_all(engine)
             direct.append(plan.run(sessionmaker(by_hand, expire_on_commit=False)))
