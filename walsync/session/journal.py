@@ -22,7 +22,6 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from walsync.changes import ChangeSet, TableName, encode_change_set
-from walsync.changes.codec import decode_tables
 from walsync.checkpoint import SQLAlchemyCheckpointer
 from walsync.checkpoint.events import EventSource
 from walsync.exceptions import ApplyTimeoutError, LogError, ReadTimeoutError, UsageError
@@ -274,20 +273,14 @@ class Journal(EventSource):
         return f"<Journal {self.log.directory!r} to {self.target.url!r}: {state}>"
 
 
-class RecoveringCheckpointer(SQLAlchemyCheckpointer):
-    """Also rebuilds the index of pending tables, from every entry that is found when the log is opened."""
+class JournalCheckpointer(SQLAlchemyCheckpointer):
+    """Calls a journal's listeners. What an entry writes is looked up by `TableIndexer`, and not while opening."""
 
-    def __init__(self, pending: PendingTables, target: Engine, **kwargs: Any) -> None:
-        super().__init__(target, **kwargs)
-        self._pending = pending
+    recovers_entries = False
 
     def report_to(self, journal: Journal) -> None:
         """Call this journal's listeners. Before `start()`."""
         self._events = journal
-
-    def recover(self, entry: Any) -> None:
-        super().recover(entry)
-        self._pending.note(decode_tables(entry.id, entry.chunks()), entry.id)
 
 
 def _plain_session(session: Any) -> Session:
