@@ -17,37 +17,36 @@ a step, if
 - one of them is a recorded statement, or a change of a table of which too little is known (*barrier*): nothing at all
   is moved past it.
 
-**What follows.** If the batch is accepted in the order of the log, then it is accepted in this order, with the same
-rows in the end, or refused in this order; and if it is refused in the order of the log, then it is refused in this one
-too. So an entry's rejection is never hidden. The refusals that are left are those of one kind: a value of a unique set is
-taken by one row after another had given it up, and which value that was could not be told from the log. A batch that is
-refused is done again in the order of the log, so they cost time and nothing else (`walsync.checkpoint.transaction`).
+**What follows.** If the batch is accepted in the order of the log, then in this order it is accepted with the same rows
+in the end, or refused; and if it is refused in the order of the log, then it is refused in this one too. So an entry's
+rejection is never hidden. The refusals that are new are of one kind: a value of a unique set is taken by one row after
+another had given it up, and which value that was could not be told from the log. A batch that is refused is done again
+in the order of the log, so they cost time and nothing else (`walsync.checkpoint.transaction`).
 
 For the proof, take any pair for which the order is not kept, and look at what each of them can make the other do: in
 each case that is left out below ("acquire" after "acquire", "refer" after "release") both orders end in a refusal, as
 what would have made one of them pass is itself ordered behind both.
 
-Pure: no I/O, no clock. Costs one or two dictionary look-ups for a row, and as many again for each unique set and foreign
-key of its table that matter to the batch.
+Pure: no I/O, no clock. Costs one or two dictionary look-ups for a row, and as many again for each unique set and each
+foreign key of its table that matter to the batch.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from walsync.changes import ChangeSet, RowChanges, StatementChange
-from walsync.checkpoint.catalog import UNKNOWN, TableFacts
-from walsync.checkpoint.catalog.catalog import Facts
-from walsync.checkpoint.footprint import Values, values_of
+from walsync.checkpoint.catalog import UNKNOWN, Facts, TableFacts
+from walsync.checkpoint.footprint import Values, folded_at, identities, key_places, value_places, values_at
 from walsync.checkpoint.statements import shape_of
 
 __all__ = ["CHANGES_MAX", "Step", "arrange", "worth_arranging"]
 
 CHANGES_MAX: Final = 100_000
-"""Rows past which a batch is applied as it is: a single huge entry, most often of one shape, would need as many notes."""
+"""Rows past which a batch is applied as it is: a huge entry, most often of one shape, would need as many notes."""
 
 _NEVER: Final = -1
 
@@ -85,7 +84,7 @@ def worth_arranging(change_sets: Sequence[ChangeSet]) -> bool:
 def arrange(change_sets: Iterable[ChangeSet], facts: Facts) -> list[Step]:
     """The steps of these entries. `facts` are those of their tables; a table without is a barrier."""
     sets = list(change_sets)
-    arrangement = _Arrangement(_relevant(sets, facts), facts)
+    arrangement = _Arrangement(sets, facts)
     for change_set in sets:
         microseconds = change_set.commit_time_ns // 1000
         for change in change_set.changes:
@@ -177,21 +176,53 @@ class _Values:
 
 @dataclass(slots=True)
 class _Table:
-    """The notes of one table. `slots` are its unique sets and foreign keys that matter to this batch: the columns, and
-    the values that they are about (of this table, or of the one referred to)."""
+    """The notes of one table."""
 
     facts: TableFacts
-    unique: list[tuple[tuple[str, ...], bool, _Values]] = field(default_factory=list)
-    references: list[tuple[tuple[str, ...], _Values]] = field(default_factory=list)
+    sets: list[tuple[tuple[str, ...], _Values]] = field(default_factory=list)
+    """Columns whose values matter to other changes of the batch: its unique sets, and what foreign keys point to.
+    Columns without a name stand for a set of which nothing can be told."""
+    references: list[tuple[tuple[str, ...], TableFacts, tuple[str, ...], _Values]] = field(default_factory=list)
+    """Its foreign keys to tables of the batch: columns, and the columns and values of the other table."""
     rows: dict[Hashable, int] = field(default_factory=dict)
     any_row: int = _NEVER
     last_row: int = _NEVER
-    current: dict[Hashable, list[Hashable]] = field(default_factory=dict)
-    """For rows whose values in the slots are known from this batch: one for each slot, unique sets first."""
+    current: dict[Hashable, dict[int, Hashable]] = field(default_factory=dict)
+    """For rows that the batch has written: the values that they have now in `sets`, then `references`, by number."""
+
+    def before_all(self) -> int:
+        """The last step that must stand before a change of rows of this table that nobody knows."""
+        floor = max(self.last_row, self.any_row)
+        for _, values in self.sets:
+            floor = max(floor, values.before_release(UNKNOWN), values.before_acquire(UNKNOWN))
+        for *_, values in self.references:
+            floor = max(floor, values.before_unrefer(UNKNOWN), values.before_refer(UNKNOWN))
+        return floor
+
+    def change_all(self, step: int) -> None:
+        """Rows of this table that nobody knows are changed in this step."""
+        self.any_row = max(self.any_row, step)
+        self.last_row = max(self.last_row, step)
+        for _, values in self.sets:
+            values.release(UNKNOWN, step)
+            values.acquire(UNKNOWN, step)
+        for *_, values in self.references:
+            values.unrefer(UNKNOWN, step)
+            values.refer(UNKNOWN, step)
+        self.current.clear()
 
 
-_Use: TypeAlias = tuple[_Values, int, "Values | None"]
-"""The values, the slot's place, and how the new value is read from a row (None: it cannot be told)."""
+class _Action(NamedTuple):
+    """What a row of one shape does to one set of values."""
+
+    before: Callable[[_Values, Hashable], int]
+    after: Callable[[_Values, Hashable, int], None]
+    values: _Values
+    slot: int
+    read: Values | None
+    """How the value is got from a row; None if it is the one that the row has now, as far as that is known."""
+    is_new: bool
+    """The row has this value afterwards."""
 
 
 @dataclass(slots=True)
@@ -200,62 +231,15 @@ class _Plan:
 
     key: Hashable
     change: RowChanges
-    table: _Table | None
+    table: _Table | None = None
     """None: a barrier."""
-    row: Values | None = None
-    new_row: Values | None = None
-    """The row's identity afterwards, where the primary key is written by an update."""
-    writes_key: bool = False
-    acquires: list[_Use] = field(default_factory=list)
-    releases: list[_Use] = field(default_factory=list)
-    refers: list[_Use] = field(default_factory=list)
-    unrefers: list[_Use] = field(default_factory=list)
+    rows: list[Values] | None = None
+    """How to get the identities that a row touches, before and after; None if that cannot be told."""
+    actions: list[_Action] = field(default_factory=list)
     draws: list[str] = field(default_factory=list)
     acts_on: list[_Table] = field(default_factory=list)
     simple: bool = True
     """Touches its row and nothing else."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Relevant:
-    """Which tables the batch changes, and those in which it makes or removes rows that others may refer to."""
-
-    tables: frozenset[Hashable]
-    moving: frozenset[Hashable]
-    referred: frozenset[tuple[Hashable, tuple[str, ...]]]
-    """The unique sets that foreign keys of the batch's tables point to."""
-
-
-def _relevant(change_sets: list[ChangeSet], facts: Facts) -> _Relevant:
-    tables: dict[Hashable, TableFacts] = {}
-    moving = set()
-    seen = set()
-    for change_set in change_sets:
-        for change in change_set.changes:
-            if not isinstance(change, RowChanges):
-                continue
-            key = _shape_key(change)
-            if key in seen:
-                continue
-            seen.add(key)
-            found = facts.get(change.table)
-            if found is None or found.opaque is not None:
-                continue
-            tables[found.identity] = found
-            if change.kind != "update" or _touches_unique(found, change):
-                moving.add(found.identity)
-    referred = {
-        (reference.parent, reference.parent_columns)
-        for found in tables.values()
-        for reference in found.references
-        if reference.parent in moving
-    }
-    return _Relevant(frozenset(tables), frozenset(moving), frozenset(referred))
-
-
-def _touches_unique(facts: TableFacts, change: RowChanges) -> bool:
-    written = {facts.column(name) for name in (*change.columns, *change.commit_times)}
-    return any(not found.known or written.intersection(found.columns) for found in facts.unique)
 
 
 # ----------------------------------------------------------------------------------------------- arranging
@@ -264,17 +248,17 @@ def _touches_unique(facts: TableFacts, change: RowChanges) -> bool:
 class _Arrangement:
     """One call of `arrange`."""
 
-    def __init__(self, relevant: _Relevant, facts: Facts) -> None:
+    def __init__(self, change_sets: list[ChangeSet], facts: Facts) -> None:
         self.steps: list[Step] = []
-        self._relevant = relevant
         self._facts = facts
         self._base = 0
         """The first step that is open: nothing is moved before it."""
         self._open: dict[Hashable, list[int]] = {}
         self._plans: dict[Hashable, _Plan] = {}
-        self._tables: dict[Hashable, _Table] = {}
         self._values: dict[tuple[Hashable, tuple[str, ...]], _Values] = {}
         self._drawn: dict[str, int] = {}
+        self._tables: dict[Hashable, _Table] = {}
+        self._make_tables(change_sets)
 
     def add(self, change: RowChanges | StatementChange, microseconds: int) -> None:
         if isinstance(change, StatementChange):
@@ -287,17 +271,17 @@ class _Arrangement:
         rows: list[Any] = change.rows
         if change.commit_times:
             rows = [(*row, microseconds) for row in rows]
-        if plan.table is None:
-            last = self.steps[-1] if self.steps else None
-            if last is not None and self._open.get(key) == [len(self.steps) - 1]:
-                # Still the last one: a barrier like this one.
-                last.rows.extend(rows)
+        table = plan.table
+        if table is None:
+            if self._open.get(key) == [len(self.steps) - 1]:
+                # A barrier like the one before it.
+                self.steps[-1].rows.extend(rows)
             else:
                 self._bar(Step(change, list(rows)))
                 self._open[key] = [len(self.steps) - 1]
             return
         for row in rows:
-            self._put(plan, plan.table, row)
+            self._put(plan, table, row)
 
     def _bar(self, step: Step) -> None:
         self.steps.append(step)
@@ -305,16 +289,154 @@ class _Arrangement:
         self._open.clear()
 
     def _put(self, plan: _Plan, table: _Table, row: Sequence[Any]) -> None:
-        identity = UNKNOWN if plan.row is None else plan.row(row)
-        if identity is None:
-            identity = UNKNOWN
-        new_identity = identity
-        if plan.writes_key:
-            new_identity = UNKNOWN if plan.new_row is None else plan.new_row(row)
-        if identity is UNKNOWN or new_identity is UNKNOWN or new_identity is None:
-            self._place(plan, row, self._use(plan, table, row, None, table.last_row), None)
-            return
-        floor = max(self._base, table.any_row, table.rows.get(identity, _NEVER))
-        if new_identity != identity:
-            floor = max(floor, table.rows.get(new_identity, _NEVER))
-        ...
+        floor = max(self._base, table.any_row)
+        touched: list[Hashable] = [] if plan.rows is None else [read(row) for read in plan.rows]
+        known = bool(touched) and UNKNOWN not in touched and None not in touched
+        if known:
+            for identity in touched:
+                floor = max(floor, table.rows.get(identity, _NEVER))
+        else:
+            floor = max(floor, table.last_row)
+        if plan.simple:
+            step = self._place(plan, row, floor)
+        else:
+            current = table.current.get(touched[0], {}) if known and plan.change.kind != "insert" else {}
+            done = []
+            for action in plan.actions:
+                value = current.get(action.slot, UNKNOWN) if action.read is None else action.read(row)
+                done.append((action, value))
+                if value is not None:
+                    floor = max(floor, action.before(action.values, value))
+            for sequence in plan.draws:
+                floor = max(floor, self._drawn.get(sequence, _NEVER))
+            for other in plan.acts_on:
+                floor = max(floor, other.before_all())
+            step = self._place(plan, row, floor)
+            for action, value in done:
+                if value is not None:
+                    action.after(action.values, value, step)
+            for sequence in plan.draws:
+                self._drawn[sequence] = max(self._drawn.get(sequence, _NEVER), step)
+            for other in plan.acts_on:
+                other.change_all(step)
+            if known:
+                self._remember(plan, table, touched, current, done)
+        table.last_row = max(table.last_row, step)
+        if known:
+            for identity in touched:
+                table.rows[identity] = max(table.rows.get(identity, _NEVER), step)
+        else:
+            table.any_row = max(table.any_row, step)
+            table.current.clear()
+
+    def _remember(
+        self,
+        plan: _Plan,
+        table: _Table,
+        touched: list[Hashable],
+        current: dict[int, Hashable],
+        done: list[tuple[_Action, Hashable]],
+    ) -> None:
+        """Keeps what is now known of a row's values."""
+        table.current.pop(touched[0], None)
+        if plan.change.kind != "delete":
+            now = dict(current)
+            now.update((action.slot, value) for action, value in done if action.is_new)
+            table.current[touched[-1]] = now
+
+    def _place(self, plan: _Plan, row: Sequence[Any], floor: int) -> int:
+        """Puts a row into the first step of its shape from `floor` on, or into a new one."""
+        steps = self._open.setdefault(plan.key, [])
+        place = bisect_left(steps, floor)
+        if place < len(steps):
+            step = steps[place]
+            self.steps[step].rows.append(row)
+            return step
+        step = len(self.steps)
+        self.steps.append(Step(plan.change, [row]))
+        steps.append(step)
+        return step
+
+    # ------------------------------------------------------------------------------------------- preparing
+
+    def _make_tables(self, change_sets: list[ChangeSet]) -> None:
+        shapes: dict[Hashable, RowChanges] = {}
+        for change_set in change_sets:
+            for change in change_set.changes:
+                if isinstance(change, RowChanges):
+                    shapes.setdefault(_shape_key(change), change)
+        tables = self._tables
+        moving = set()
+        for change in shapes.values():
+            facts = self._facts.get(change.table)
+            if facts is None or facts.opaque is not None:
+                continue
+            tables.setdefault(facts.identity, _Table(facts))
+            if change.kind != "update" or _writes_unique(facts, change):
+                moving.add(facts.identity)
+        for table in tables.values():
+            for unique in table.facts.unique:
+                if not unique.known:
+                    table.sets.append(((), self._values_of(table.facts.identity, ("",))))
+                elif set(unique.columns) != set(table.facts.primary_key):
+                    # For the primary key itself, the notes about rows do.
+                    table.sets.append((unique.columns, self._values_of(table.facts.identity, unique.columns)))
+        for table in tables.values():
+            for reference in table.facts.references:
+                if reference.parent not in moving:
+                    continue
+                parent = tables[reference.parent]
+                columns = reference.parent_columns
+                if all(columns != others for others, _ in parent.sets):
+                    parent.sets.append((columns, self._values_of(reference.parent, columns)))
+                values = self._values_of(reference.parent, columns)
+                table.references.append((reference.columns, parent.facts, columns, values))
+
+    def _values_of(self, identity: Hashable, columns: tuple[str, ...]) -> _Values:
+        return self._values.setdefault((identity, columns), _Values())
+
+    def _plan(self, key: Hashable, change: RowChanges) -> _Plan:
+        facts = self._facts.get(change.table)
+        if facts is None or facts.opaque is not None:
+            return _Plan(key, change)
+        table = self._tables[facts.identity]
+        plan = _Plan(key, change, table, identities(change, facts))
+        written = {facts.column(name) for name in (*change.columns, *change.commit_times)}
+        is_update = change.kind == "update"
+        if change.kind == "delete" or (is_update and _writes_unique(facts, change)):
+            if any(identity not in self._tables for identity in facts.acted_on):
+                # It changes a table of whose foreign keys nothing is known here.
+                return _Plan(key, change)
+            plan.acts_on = [self._tables[identity] for identity in facts.acted_on]
+        if change.kind == "insert":
+            plan.draws = [sequence for column, sequence in facts.drawn if column not in written]
+        before, after = key_places(change, facts), value_places(change, facts)
+        for slot, (columns, values) in enumerate(table.sets):
+            if is_update and columns and not written.intersection(columns):
+                continue
+            if change.kind != "insert":
+                read = values_at(facts, columns, before)
+                plan.actions.append(_Action(_Values.before_release, _Values.release, values, slot, read, False))
+            if change.kind != "delete":
+                read = values_at(facts, columns, after) or _unknown
+                plan.actions.append(_Action(_Values.before_acquire, _Values.acquire, values, slot, read, True))
+        for slot, (columns, parent, parent_columns, values) in enumerate(table.references, len(table.sets)):
+            if is_update and not written.intersection(columns):
+                continue
+            if change.kind != "insert":
+                read = folded_at(parent, parent_columns, [before.get(column) for column in columns])
+                plan.actions.append(_Action(_Values.before_unrefer, _Values.unrefer, values, slot, read, False))
+            if change.kind != "delete":
+                read = folded_at(parent, parent_columns, [after.get(column) for column in columns]) or _unknown
+                plan.actions.append(_Action(_Values.before_refer, _Values.refer, values, slot, read, True))
+        plan.simple = not (plan.actions or plan.draws or plan.acts_on)
+        return plan
+
+
+def _unknown(_: Sequence[Any]) -> Hashable:
+    return UNKNOWN
+
+
+def _writes_unique(facts: TableFacts, change: RowChanges) -> bool:
+    written = {facts.column(name) for name in (*change.columns, *change.commit_times)}
+    return any(not found.known or written.intersection(found.columns) for found in facts.unique)
