@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from walsync.checkpoint.failures import FailureKind, describe_error
+from walsync.checkpoint.rates import RateMeter
 from walsync.checkpoint.status import CheckpointState, CheckpointStatus
 from walsync.exceptions import (
     ApplyTimeoutError,
@@ -48,6 +49,7 @@ class Progress:
         self._failures = 0
         self._next_retry: float | None = None
         self._applied_entries = 0
+        self._applied_rate = RateMeter()
         self._applied_changes = 0
         self._batches = 0
         self._last_applied_at: float | None = None
@@ -76,6 +78,7 @@ class Progress:
                 failures=self._failures,
                 replay_pending=self._replay_pending,
                 applied_entries=self._applied_entries,
+                applied_per_s=self._applied_rate.per_second(),
                 applied_changes=self._applied_changes,
                 batches=self._batches,
                 last_applied_at=self._last_applied_at,
@@ -278,6 +281,7 @@ class Progress:
             self.applied_id = EntryId(max(self.applied_id, through))
             if entries:
                 self._applied_entries += entries
+                self._applied_rate.note(self._applied_entries)
                 self._applied_changes += changes
                 self._batches += 1
                 self._last_applied_at = time.time()
