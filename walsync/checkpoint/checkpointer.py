@@ -134,7 +134,7 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
             name = f"log {log.uuid}" + (f" ({log.directory})" if log.directory else "")
             watermark = Watermark(log.uuid, self._origin, self.config.watermark_schema)
             self._log = log
-            self._target = Target(self.engine, self._session_factory, self._events, watermark, name)
+            self._target = Target(self.engine, self._session_factory, self._events, watermark, name, self.config)
         return self._target
 
     def _run(self, applier: Applier) -> None:
