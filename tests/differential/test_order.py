@@ -47,7 +47,7 @@ from walsync.checkpoint import apply_changes
 from walsync.exceptions import EntryRejectedError, WalsyncError
 
 QUICK = {"sqlite": 60, "postgresql": 30, "mariadb": 30}
-LARGE = {"sqlite": 5000, "postgresql": 1000, "mariadb": 1000}
+LARGE = {"sqlite": 2000, "postgresql": 500, "mariadb": 500}
 SHRINK_S = 60.0
 
 

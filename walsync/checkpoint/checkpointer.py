@@ -1,7 +1,8 @@
 """`SQLAlchemyCheckpointer`: applies a log's entries to a database, in a thread of its own.
 
 It composes the parts of this package and adds no logic of its own: `Target` (one transaction), `Applier` (the thread),
-`Progress` (what both sides share), `Backlog` (the bound), `Watermark` (exactly once).
+`Progress` (what both sides share), `Backlog` (the bound), `Watermark` (exactly once), `StatusReporter` (what other
+processes see).
 
 It keeps nothing per entry: a backlog of any length costs it one batch of memory.
 """
@@ -28,6 +29,7 @@ from walsync.checkpoint.events import EventSource
 from walsync.checkpoint.failures import classify, describe_error
 from walsync.checkpoint.progress import Progress
 from walsync.checkpoint.status import CheckpointStatus
+from walsync.checkpoint.status_file import StatusReporter
 from walsync.checkpoint.transaction import Target
 from walsync.checkpoint.watermark import Watermark
 from walsync.exceptions import UsageError
@@ -90,6 +92,7 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         self._target: Target | None = None
         self._backlog: Backlog | None = None
         self._thread: threading.Thread | None = None
+        self._reporter: StatusReporter | None = None
 
     # ------------------------------------------------------------------------- what the log calls on opening
 
@@ -119,6 +122,9 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         applier = Applier(target, log, self.config, self._progress, self._backlog, jitter=self._jitter)
         self._thread = threading.Thread(target=self._run, args=(applier,), name="walsync-checkpointer", daemon=True)
         self._thread.start()
+        if log.directory is not None:
+            self._reporter = StatusReporter(log.directory, self._progress.status, self._progress.state_changed)
+            self._reporter.start()
 
     def _connect(self, log: WriteAheadLog) -> Target:
         """The target for this log; made once."""
@@ -176,6 +182,8 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
             if deadline() <= 0:
                 _logger.warning("the checkpointer's thread is still inside of a call to the target; it ends after it")
                 break
+        if self._reporter is not None:
+            self._reporter.stop()
         self._dispose()
         return self._progress.applied_id >= through
 

@@ -3,8 +3,8 @@
 One lock guards all of it, with one condition on which both sides wait: callers for progress, the thread for orders.
 
 Lock: `Progress._condition` guards every field that begins with an underscore. Nothing is called with it held except
-`notify_all`: no I/O, no listener, no other lock. `applied_id` is read without it: an int, replaced as a whole, that
-only grows.
+`notify_all` and the setting of `state_changed`: no I/O, no listener, no other lock. `applied_id` is read without it: an
+int, replaced as a whole, that only grows.
 
 A caller's wait ends when what it waits for has happened, when its time is over, or at once when the thread cannot get
 there by itself (blocked, halted, failed, stopped): nobody waits for something that will not come.
@@ -41,6 +41,8 @@ class Progress:
     def __init__(self, *, paused: bool) -> None:
         self._condition = threading.Condition(threading.Lock())
         self.applied_id = _NEVER
+        self.state_changed: Final = threading.Event()
+        """Set when the state changes, for one who watches it from outside and clears it."""
         self._state: CheckpointState = "stopped"
         self._since = time.time()
         self._error: BaseException | None = None
@@ -351,4 +353,5 @@ class Progress:
         if state != self._state:
             self._state = state
             self._since = time.time()
+            self.state_changed.set()
         self._condition.notify_all()
