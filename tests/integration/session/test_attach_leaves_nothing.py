@@ -16,7 +16,7 @@ ROUNDS = 5
 
 
 def test_a_closed_journal_is_collected(tmp_path: Path) -> None:
-    """With Core statements: a mapper keeps the dialects of its last hundred compiled statements, and so some journals."""
+    """With Core statements: a mapper keeps the dialects of its last hundred compiled ones, and so some journals."""
     engine = create_engine(f"sqlite:///{tmp_path / 'target.sqlite'}")
     metadata = MetaData()
     table = Table("t", metadata, Column("id", Integer, primary_key=True, autoincrement=False))
