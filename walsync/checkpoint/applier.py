@@ -5,7 +5,7 @@ lost may be in), *gather* a batch, *commit* it in one transaction of the target,
 
 A failed batch is rolled back. What then happens depends on whose fault it is (`walsync.checkpoint.failures`):
 
-- transient: a wait that doubles each time, with jitter, and another round; for ever.
+- transient: a wait that doubles each time, with jitter, and another round, with a smaller batch; for ever.
 - anything else, in a batch of several entries: the batch is applied again entry by entry, so that what stands before
   the culprit arrives, and the culprit is known.
 - rejected: the thread halts: it applies nothing until `resume()`. Commits go on until the backlog is full.
@@ -27,7 +27,7 @@ from typing import Final
 
 from walsync.changes import ChangeSet
 from walsync.checkpoint.backlog import Backlog
-from walsync.checkpoint.batch import Batch, ids
+from walsync.checkpoint.batch import Batch, BatchSize, ids
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.failures import Failure, FailureKind, classify, describe_error
 from walsync.checkpoint.progress import Progress
@@ -72,6 +72,7 @@ class Applier:
         self._log = log
         self._config = config
         self._progress = progress
+        self._size = BatchSize(config)
         self._backlog = backlog
         self._random = jitter or random.Random()
         self._after = EntryId(0)
@@ -171,7 +172,7 @@ class Applier:
         if log.checkpointed_id > after:
             raise FencedError
         durable_id = log.durable_id
-        batch = Batch(self._config)
+        batch = Batch(self._config, self._size.changes)
         delay_s = self._config.batch_delay_s
         sweep_s = min(delay_s / _SWEEPS, _SWEEP_MAX_S)
         deadline = time.monotonic() + delay_s
@@ -230,6 +231,8 @@ class Applier:
         except Exception as error:
             # As in _rounds: the tables decide, and what they do not claim goes on.
             failure = classify(error, self._target.dialect_name)
+            if failure is not None and failure.kind is FailureKind.TRANSIENT:
+                self._size.failed(change_sets)
             if failure is None or failure.kind is FailureKind.TRANSIENT or ids(change_sets)[1] <= self._after:
                 raise
             if len(change_sets) > 1:
@@ -277,6 +280,7 @@ class Applier:
             self._release(last_id)
 
         changes = self._target.commit(change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed)
+        self._size.succeeded()
         self._well()
         self._progress.advance(last_id, len(change_sets), changes)
         self._backlog.settle()
