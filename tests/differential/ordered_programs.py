@@ -198,7 +198,7 @@ def _do_count_seats(session: Session, name: str) -> None:
 class Author:
     """Makes a program on an empty database, which holds what the program leaves behind afterwards."""
 
-    def __init__(self, engine: Engine, source: random.Random) -> None:
+    def __init__(self, engine: Engine, source: random.Random, tidy: bool | None = None) -> None:
         self.engine = engine
         self.source = source
         self.planned: list[list[Step]] = []
@@ -207,7 +207,7 @@ class Author:
         everything = [kind for kind in KINDS for _ in range(kind.weight)]
         # A tidy program has plain rows only, of few shapes, and no trigger sees them: nothing keeps a reordering from
         # what it likes to do. In the others, that would be done seldom.
-        self.tidy = source.random() < 0.65
+        self.tidy = source.random() < 0.65 if tidy is None else tidy
         chosen = {
             source.choice(everything).name for _ in range(source.choice((1, 2, 3) if self.tidy else (2, 3, 5, 30)))
         }

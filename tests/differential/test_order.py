@@ -43,7 +43,7 @@ from tests.differential.reference import apply_in_order
 from tests.differential.sides import BufferedSide, empty, pair_of_databases
 from walsync.changes import ChangeSet, RowChanges, decode_change_set
 from walsync.checkpoint import apply, apply_changes
-from walsync.exceptions import EntryRejectedError, WalsyncError
+from walsync.exceptions import CheckpointFailedError, EntryRejectedError, WalsyncError
 
 QUICK = {"sqlite": 40, "postgresql": 20, "mariadb": 20}
 LARGE = {"sqlite": 2000, "postgresql": 500, "mariadb": 500}
@@ -84,9 +84,9 @@ class Orders:
         self.side.abandon()
         self.side = self._attach()
 
-    def write(self, source: random.Random) -> OrderedProgram:
+    def write(self, source: random.Random, tidy: bool | None = None) -> OrderedProgram:
         empty(self.direct, Ordered.metadata)
-        author = Author(self.direct, source)
+        author = Author(self.direct, source, tidy)
         program = author.write(source.choice((20, 40) if author.tidy else (3, 8, 15, 30)))
         self.counts["transactions"] += len(program.transactions)
         self.counts["refused steps"] += author.refused
@@ -119,6 +119,9 @@ class Orders:
         try:
             self._record(program)
             self.side.settle()
+        except CheckpointFailedError:
+            # A fault in the program, perhaps in this one: nothing was found out about the order.
+            raise
         except WalsyncError as error:
             self.start_anew()
             return [f"walsync raises {type(error).__name__}: {error}"]
@@ -146,6 +149,9 @@ class Orders:
             stands = self.side.journal.checkpointer.applied_id
             if refused is None or stands != refused - 1:
                 found.append(f"entry {refused} was refused, and the watermark is at {stands}")
+        except CheckpointFailedError:
+            # A fault in the program, perhaps in this one: nothing was found out about the order.
+            raise
         except WalsyncError as error:
             found.append(f"walsync raises {type(error).__name__}: {error}")
         self.counts["refused programs"] += expected is not None
@@ -164,8 +170,8 @@ def orders(server: str | Path, directory: Path) -> Iterator[Orders]:
         found = Orders(direct, buffered, directory)
         arrange = apply.arrange
 
-        def counted(change_sets: Any, facts: Any) -> Any:
-            steps = arrange(change_sets, facts)
+        def counted(*arguments: Any, **options: Any) -> Any:
+            steps = arrange(*arguments, **options)
             found.counts["arranged rows"] += sum(max(1, len(step.rows)) for step in steps)
             found.counts["arranged steps"] += len(steps)
             return steps
@@ -603,6 +609,9 @@ def mutated(order: Callable[[_Changes], _Changes]) -> Callable[..., int]:
     return wrong
 
 
+ONLY_TRIGGERS_SEE = ("deletes let past other tables",)
+"""Where the constraints refuse every other wrong order, and the batch is then applied rightly, entry by entry."""
+
 QUICKLY_FOUND = ("deletes first within a table", "rows of one statement backwards")
 
 
@@ -616,7 +625,7 @@ def test_a_wrong_order_is_found(name: str, tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setattr("walsync.checkpoint.transaction.apply_changes", mutated(WRONG[name]))
         for index in range(MUTANT_PROGRAMS):
             source = random.Random(f"mutant {index}")
-            program = pair.write(source)
+            program = pair.write(source, False if name in ONLY_TRIGGERS_SEE else None)
             whole = replace(program, batch_changes=10_000, together=True)
             # That a batch is refused would be found sooner; here the databases alone must show it.
             if pair.check_equal(whole, written=True, repeated_is_wrong=False):
@@ -626,3 +635,16 @@ def test_a_wrong_order_is_found(name: str, tmp_path: Path, monkeypatch: pytest.M
                 print(f"found by program {index} in a wrong order")
                 return
         raise AssertionError(f"{MUTANT_PROGRAMS} programs did not find the wrong order {name!r}")
+
+
+@pytest.mark.timeout(300)
+def test_the_right_order_is_not_found_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the mutants do to a batch besides reordering it is nothing."""
+    with orders(tmp_path, tmp_path) as pair:
+        monkeypatch.setattr("walsync.checkpoint.transaction.apply_changes", mutated(list))
+        for index in range(15):
+            source = random.Random(f"mutant {index}")
+            program = pair.write(source)
+            whole = replace(program, batch_changes=10_000, together=True)
+            assert pair.check_equal(whole, written=True) == []
+            assert pair.check_refused(replace(moved(program, source), batch_changes=10_000)) == []
