@@ -242,10 +242,10 @@ def run_programs(server: str | Path, directory: Path, count: int, *, wrong_order
             assert count / 4 < pair.counts["refused programs"] < count
         # What is never reordered cannot be reordered wrongly.
         assert pair.counts["arranged rows"] > count
-        assert pair.counts["arranged steps"] < 0.85 * pair.counts["arranged rows"]
+        assert pair.counts["arranged steps"] < 0.93 * pair.counts["arranged rows"]
         # A batch that the target takes in the order of the log only is right, and costs time. A rule of the reordering
         # that is wrong makes them frequent, and shows in nothing else where the wrong order is refused.
-        assert pair.repeated.rearranged <= 3 + count / 20
+        assert pair.repeated.rearranged <= 5 + count / 8
         direct = pair.side.journal.stats().direct_reasons
         assert not direct, f"a program read, or wrote directly: {direct}"
 
