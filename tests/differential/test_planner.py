@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import uuid
 from collections import Counter
@@ -127,9 +128,10 @@ def _altered(connection: Connection, column: Column[Any]) -> bool:
         candidates = [f"{name} + 1", f"{name} || 'x'", "'2001-02-03 04:05:06'", "1", "x'00'"]
     look = f'SELECT {name}, typeof({name}) FROM "{table}"'
     before = connection.exec_driver_sql(look).all()
-    for candidate in (*candidates, "NULL"):
+    # Which row came first may differ from run to run, and not each of them takes each value.
+    for candidate, row in itertools.product((*candidates, "NULL"), ("min", "max")):
         savepoint = connection.begin_nested()
-        change = f'UPDATE "{table}" SET {name} = ({candidate}) WHERE rowid = (SELECT min(rowid) FROM "{table}")'
+        change = f'UPDATE "{table}" SET {name} = ({candidate}) WHERE rowid = (SELECT {row}(rowid) FROM "{table}")'
         try:
             connection.exec_driver_sql(change)
         except DBAPIError:
