@@ -129,9 +129,10 @@ def _altered(connection: Connection, column: Column[Any]) -> bool:
     look = f'SELECT {name}, typeof({name}) FROM "{table}"'
     before = connection.exec_driver_sql(look).all()
     # Which row came first may differ from run to run, and not each of them takes each value.
-    for candidate, row in itertools.product((*candidates, "NULL"), ("min", "max")):
+    rows = connection.exec_driver_sql(f'SELECT rowid FROM "{table}" ORDER BY 1').scalars().all()
+    for candidate, row in itertools.product((*candidates, "NULL"), rows):
         savepoint = connection.begin_nested()
-        change = f'UPDATE "{table}" SET {name} = ({candidate}) WHERE rowid = (SELECT {row}(rowid) FROM "{table}")'
+        change = f'UPDATE "{table}" SET {name} = ({candidate}) WHERE rowid = {row}'
         try:
             connection.exec_driver_sql(change)
         except DBAPIError:
