@@ -15,7 +15,14 @@ from walsync.exceptions import ConfigurationError
 __all__ = ["CheckpointConfig"]
 
 _AT_LEAST_ONE = ("batch_changes", "batch_bytes", "max_backlog_bytes", "max_backlog_entries")
-_ABOVE_ZERO = ("retry_initial_s", "retry_max_s", "blocked_retry_s", "waited_retry_max_s", "log_every_s")
+_ABOVE_ZERO = (
+    "retry_initial_s",
+    "retry_max_s",
+    "blocked_retry_s",
+    "waited_retry_max_s",
+    "log_every_s",
+    "catalog_max_age_s",
+)
 _NOT_NEGATIVE = ("batch_delay_s", "backlog_timeout_s", "target_lock_timeout_s", "check_timeout_s")
 
 
@@ -68,6 +75,14 @@ class CheckpointConfig:
     check_timeout_s: float = 10.0
     """How long `check_watermark` waits for an answer of the target before it says "unreachable", in seconds."""
 
+    reorder: bool = True
+    """Changes of a batch are moved past each other, so that many become one statement, where keys, constraints and
+    triggers of the target's tables say that this changes nothing. False: always one after the other."""
+
+    catalog_max_age_s: float = 60.0
+    """For how long what the target said of its tables (keys, constraints, triggers) is relied upon, in seconds. A
+    trigger or a constraint that somebody adds may be disregarded by `reorder` for so long."""
+
     watermark_schema: str | None = None
     """The schema of the table ``walsync_checkpoint``; None is the connection's default schema."""
 
@@ -108,5 +123,6 @@ class CheckpointConfig:
             raise ConfigurationError(
                 f"CheckpointConfig.watermark_schema must be a str or None, not {self.watermark_schema!r}"
             )
-        if not isinstance(self.paused, bool):
-            raise ConfigurationError(f"CheckpointConfig.paused must be a bool, not {self.paused!r}")
+        for name in ("reorder", "paused"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"CheckpointConfig.{name} must be a bool, not {getattr(self, name)!r}")
