@@ -6,16 +6,19 @@ lost may be in), *gather* a batch, *commit* it in one transaction of the target,
 A failed batch is rolled back. What then happens depends on whose fault it is (`walsync.checkpoint.failures`):
 
 - transient: a wait that doubles each time, with jitter, and another round; for ever.
-- anything else, in a batch of several entries: the batch is applied again entry by entry, so that what stands before
-  the culprit arrives, and the culprit is known.
-- rejected: the thread halts: it applies nothing until `resume()`. Commits go on until the backlog is full.
+- anything else, in a batch of several entries: the batch is applied again in parts, so that what stands before the
+  culprit arrives, and the culprit is known.
+- rejected: `CheckpointConfig.on_reject`, or a listener, says what happens. The thread halts: it applies nothing until
+  `resume()`, and commits go on until the backlog is full. Or the entry is put aside, and later ones that touch the same
+  rows are too (`walsync.checkpoint.quarantine`).
 - blocked or unknown: a slow retry; the state says what is missing.
 
 What is not the target's failure (a fault in walsync, an exception of a listener, a log that cannot be read for lack of
 its disk) ends the thread: state *failed*, and the error reaches the next caller.
 
 Invariants: entries are applied in commit order, whole, each exactly once; nothing is applied after an entry that is
-not; the thread never sleeps in a way that `stop()` cannot end, except inside of a call to the database's driver.
+not, unless that is kept in the quarantine and nothing of it is touched; the thread never sleeps in a way that `stop()`
+cannot end, except inside of a call to the database's driver.
 """
 
 from __future__ import annotations
@@ -23,21 +26,30 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from walsync.changes import ChangeSet
 from walsync.checkpoint.backlog import Backlog
 from walsync.checkpoint.batch import Batch, ids
 from walsync.checkpoint.config import CheckpointConfig
+from walsync.checkpoint.events import Verdict
 from walsync.checkpoint.failures import Failure, FailureKind, classify, describe_error
 from walsync.checkpoint.progress import Progress
+from walsync.checkpoint.quarantine.gate import Gate
 from walsync.checkpoint.transaction import FencedError, ListenerError, Target
 from walsync.exceptions import (
     DamagedLogError,
     EntryNotFoundError,
     EntryRejectedError,
     LogClosedError,
+    LogError,
     LogPoisonedError,
+    LogTimeoutError,
+    LogVersionError,
+    QuarantineFullError,
+    WalsyncError,
     WatermarkGapError,
 )
 from walsync.wal import EntryId, WriteAheadLog
@@ -48,6 +60,17 @@ _logger: Final = logging.getLogger("walsync.checkpoint")
 
 _IDLE_S: Final = 60.0
 """The longest sleep in the log while there is nothing to do; orders and new entries end it at once."""
+
+_IDLE_HOLDING_S: Final = 1.0
+"""The same while something is in the quarantine, which other processes may change without a sign."""
+
+_NEXT: Final = {
+    Verdict.HALT: "It and everything after it are kept in the log. Mend the cause in the target and call resume()",
+    Verdict.RETRY: "A listener of 'rejected' wants it tried again; everything after it waits",
+    Verdict.QUARANTINE: "It is put into the quarantine with what depends on it, and the others go on. Mend the cause "
+    "and call `walsync quarantine retry`, or discard it",
+    Verdict.DISCARD: "A listener of 'rejected' wants it discarded; its record is kept in the quarantine",
+}
 
 _SWEEPS: Final = 4
 _SWEEP_MAX_S: Final = 0.05
@@ -66,6 +89,7 @@ class Applier:
         progress: Progress,
         backlog: Backlog,
         *,
+        gate: Gate | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self._target = target
@@ -73,6 +97,8 @@ class Applier:
         self._config = config
         self._progress = progress
         self._backlog = backlog
+        self._gate = gate
+        self._quarantined = 0
         self._random = jitter or random.Random()
         self._after = EntryId(0)
         self._synchronised = False
@@ -113,6 +139,10 @@ class Applier:
             if not self._synchronised:
                 self._synchronise()
                 self._synchronised = True
+            elif self._gate is not None:
+                with _waiting_for(None):
+                    self._gate.refresh()
+                self._count_quarantined()
             change_sets = self._gather()
             if change_sets:
                 self._apply(change_sets)
@@ -122,10 +152,14 @@ class Applier:
             # EntryNotFoundError: the entries being read were applied and released by the other one.
             _logger.warning("another applier moved the watermark of this log; asking the target where it stands")
             self._synchronised = False
-        except (WatermarkGapError, DamagedLogError) as error:
+        except (WatermarkGapError, DamagedLogError, LogVersionError) as error:
             self._halt(error, None, None)
-        except _Rejected as rejected:
-            self._halt(rejected.error, FailureKind.REJECTED, rejected.entry_id)
+        except _Halted as halted:
+            self._halt(halted.error, halted.kind, halted.entry_id)
+        except _Again as again:
+            self._wait_transient(again.error, again.failure, again.entry_id)
+        except _Delayed as delayed:
+            self._wait_for_quarantine(delayed.error, delayed.entry_id)
         except _Stuck as stuck:
             self._wait_blocked(stuck.error, stuck.failure, stuck.entry_id)
         except Exception as error:
@@ -152,6 +186,10 @@ class Applier:
             self._after = found
             self._release(found)
             self._progress.advance(found, 0, 0)
+        if self._gate is not None:
+            with _waiting_for(None):
+                self._gate.synchronise(found)
+            self._count_quarantined()
         self._check_recovered()
 
     def _gather(self) -> list[ChangeSet]:
@@ -162,7 +200,8 @@ class Applier:
             # a watermark that can be read says nothing about a full disk.
             self._well()
             try:
-                if not log.wait_durable(after, _IDLE_S):
+                holding = self._gate is not None and self._gate.active
+                if not log.wait_durable(after, _IDLE_HOLDING_S if holding else _IDLE_S):
                     return []
             except LogPoisonedError:
                 # Nothing more can become durable, and all that is has been applied. Committers get the log's own error.
@@ -222,51 +261,126 @@ class Applier:
         self._check_recovered()
 
     def _apply(self, change_sets: list[ChangeSet]) -> None:
-        try:
-            self._commit(change_sets)
-            return
-        except (FencedError, ListenerError, LogClosedError):
-            raise
-        except Exception as error:
-            # As in _rounds: the tables decide, and what they do not claim goes on.
-            failure = classify(error, self._target.dialect_name)
-            if failure is None or failure.kind is FailureKind.TRANSIENT or ids(change_sets)[1] <= self._after:
-                raise
-            if len(change_sets) > 1:
-                first_id, last_id = ids(change_sets)
-                _logger.warning(
-                    "the target refused the batch of entries %d to %d (%s); applying them one by one",
-                    first_id,
-                    last_id,
-                    describe_error(error),
-                )
-        for change_set in change_sets:
-            if self._progress.interrupted:
-                return
-            self._apply_alone(change_set)
+        """Applies what may be applied, in order, and puts aside what may not.
 
-    def _apply_alone(self, change_set: ChangeSet) -> None:
-        entry_id, _ = ids([change_set])
-        try:
-            self._commit([change_set], pinpoint=True)
-        except (FencedError, ListenerError, LogClosedError):
-            raise
-        except Exception as error:
-            # As above.
-            failure = classify(error, self._target.dialect_name)
-            if failure is None or failure.kind is FailureKind.TRANSIENT or entry_id <= self._after:
+        What is refused together is halved until the culprit stands alone: a culprit costs as many transactions as its
+        batch can be halved, and not as many as there are entries before it.
+        """
+        start, refused_end, warned = 0, 0, False
+        free_end = self._free(change_sets, start)
+        while start < len(change_sets) and not self._progress.interrupted:
+            if start == free_end:
+                self._keep_back(change_sets[start])
+                start += 1
+                free_end, refused_end = self._free(change_sets, start), 0
+                continue
+            searching = refused_end > start
+            end = start + max(1, (refused_end - start) // 2) if searching else free_end
+            part = change_sets[start:end]
+            try:
+                self._commit(part, pinpoint=searching and len(part) == 1)
+            except (FencedError, ListenerError, LogClosedError):
                 raise
-            if failure.kind is not FailureKind.REJECTED:
-                raise _Stuck(error, failure, entry_id) from error
-            rejection = EntryRejectedError(
-                f"the target refuses entry {entry_id} ({describe_error(error)}). It and everything after it are kept "
-                "in the log. Mend the cause in the target and call resume()",
+            except Exception as error:
+                # As in _round: the tables decide, and what they do not claim goes on.
+                failure = classify(error, self._target.dialect_name)
+                if failure is None or failure.kind is FailureKind.TRANSIENT or ids(part)[1] <= self._after:
+                    raise
+                if len(part) > 1 or not searching:
+                    # Alone it is tried a second time, to find out which row it is.
+                    refused_end = end
+                    if len(part) > 1 and not warned:
+                        warned = True
+                        self._say_refused(part, error)
+                    continue
+                self._refuse(part[0], error, failure)
+                free_end, refused_end = self._free(change_sets, end), 0
+            start = end
+
+    def _say_refused(self, change_sets: list[ChangeSet], error: Exception) -> None:
+        first_id, last_id = ids(change_sets)
+        _logger.warning(
+            "the target refused the batch of entries %d to %d (%s); applying it in parts",
+            first_id,
+            last_id,
+            describe_error(error),
+        )
+
+    def _refuse(self, change_set: ChangeSet, error: Exception, failure: Failure) -> None:
+        """An entry that was refused alone. Returns when it is put aside; else raises what is to happen."""
+        entry_id, _ = ids([change_set])
+        if failure.kind is not FailureKind.REJECTED:
+            raise _Stuck(error, failure, entry_id) from error
+        policy = Verdict(self._config.on_reject)
+        rejection = self._rejection(entry_id, error, policy)
+        verdict = self._target.announce_rejected(change_set, rejection) or policy
+        if verdict is not policy:
+            rejection = self._rejection(entry_id, error, verdict)
+        if verdict is Verdict.RETRY:
+            raise _Again(rejection, failure, entry_id) from error
+        if verdict is Verdict.HALT:
+            raise _Halted(rejection, FailureKind.REJECTED, entry_id) from error
+        self._put_aside(change_set, describe_error(error), discarded=verdict is Verdict.DISCARD)
+
+    def _rejection(self, entry_id: EntryId, error: Exception, verdict: Verdict) -> EntryRejectedError:
+        rejection = EntryRejectedError(
+            f"the target refuses entry {entry_id} ({describe_error(error)}). {_NEXT[verdict]}", entry_id
+        )
+        rejection.__cause__ = error
+        return rejection
+
+    # -------------------------------------------------------------------------------------- the quarantine
+
+    def _free(self, change_sets: list[ChangeSet], start: int) -> int:
+        """The end of those from `start` on that nothing in the quarantine keeps back."""
+        return len(change_sets) if self._gate is None else self._gate.free(change_sets, start)
+
+    def _keep_back(self, change_set: ChangeSet) -> None:
+        """An entry that must not be applied now: because of others, or because it was put aside before."""
+        entry_id, _ = ids([change_set])
+        assert self._gate is not None
+        if self._gate.is_settled(entry_id):
+            with _waiting_for(entry_id):
+                self._gate.pass_settled(entry_id, self._after)
+            self._passed(entry_id)
+        else:
+            self._put_aside(change_set, None)
+
+    def _put_aside(self, change_set: ChangeSet, reason: str | None, *, discarded: bool = False) -> None:
+        entry_id, _ = ids([change_set])
+        if self._gate is None:
+            raise _Halted(
+                EntryRejectedError(
+                    f"the target refuses entry {entry_id} ({reason}), and a listener of 'rejected' wants it put aside; "
+                    "but this log has no directory, and so no quarantine. The entry and everything after it are kept "
+                    "in the log. Let the listener answer otherwise, and call resume()",
+                    entry_id,
+                ),
+                FailureKind.REJECTED,
                 entry_id,
             )
-            rejection.__cause__ = error
-            # The place for further policies: quarantine, and a listener's verdict.
-            self._target.announce_rejected(change_set, rejection)
-            raise _Rejected(rejection, entry_id) from error
+        with _waiting_for(entry_id):
+            put = self._gate.put_aside(change_set, self._after, reason, discarded=discarded)
+        if put:
+            self._passed(entry_id)
+        else:
+            # What it depended on is gone, just now.
+            self._apply([change_set])
+
+    def _passed(self, entry_id: EntryId) -> None:
+        """The watermark is past an entry that is not in the target."""
+        self._after = entry_id
+        self._release(entry_id)
+        self._well()
+        self._progress.advance(entry_id, 0, 0)
+        self._count_quarantined()
+        self._backlog.settle()
+        self._check_recovered()
+
+    def _count_quarantined(self) -> None:
+        if self._gate is not None and self._gate.count != self._quarantined:
+            self._quarantined = self._gate.count
+            self._progress.quarantined(self._quarantined)
 
     def _commit(self, change_sets: list[ChangeSet], *, pinpoint: bool = False) -> None:
         _, last_id = ids(change_sets)
@@ -303,19 +417,28 @@ class Applier:
 
     # ------------------------------------------------------------------------------------------- failures
 
-    def _wait_transient(self, error: Exception, failure: Failure) -> None:
+    def _wait_transient(self, error: Exception, failure: Failure, entry_id: EntryId | None = None) -> None:
+        self._wait_growing(
+            error,
+            failure.kind,
+            entry_id,
+            f"the target cannot apply entries now ({describe_error(error)}, {failure.reason}); trying again",
+        )
+
+    def _wait_for_quarantine(self, error: Exception, entry_id: EntryId | None) -> None:
+        what = "entries" if entry_id is None else f"entry {entry_id}"
+        self._wait_growing(
+            error, None, entry_id, f"{what} cannot be applied now: {describe_error(error)}; trying again"
+        )
+
+    def _wait_growing(self, error: Exception, kind: FailureKind | None, entry_id: EntryId | None, message: str) -> None:
         self._synchronised = False
-        failures = self._progress.troubled("retrying", error, failure.kind, None)
+        failures = self._progress.troubled("retrying", error, kind, entry_id)
         config = self._config
         # 2 ** 40 is far above any bound, and a float can hold it.
         ceiling = min(config.retry_max_s, config.retry_initial_s * 2.0 ** min(failures - 1, 40))
         wait_s = self._jittered(ceiling)
-        self._report(
-            "retrying",
-            "the target cannot apply entries now (%s, %s); trying again",
-            describe_error(error),
-            failure.reason,
-        )
+        self._report("retrying", "%s", message)
         self._progress.wait_retry(wait_s, self._config.waited_retry_max_s)
 
     def _wait_blocked(self, error: Exception, failure: Failure, entry_id: EntryId | None) -> None:
@@ -355,14 +478,48 @@ class Applier:
         _logger.warning(message, *arguments)
 
 
-class _Rejected(Exception):
-    def __init__(self, error: EntryRejectedError, entry_id: EntryId) -> None:
+class _Halted(Exception):
+    """Nothing more is applied until somebody says so."""
+
+    def __init__(self, error: WalsyncError, kind: FailureKind | None, entry_id: EntryId) -> None:
         self.error = error
+        self.kind = kind
         self.entry_id = entry_id
 
 
 class _Stuck(Exception):
+    """An entry cannot be applied until somebody changes the target."""
+
     def __init__(self, error: Exception, failure: Failure, entry_id: EntryId) -> None:
         self.error = error
         self.failure = failure
         self.entry_id = entry_id
+
+
+class _Again(_Stuck):
+    """An entry is refused, and a listener wants it tried again."""
+
+
+class _Delayed(Exception):
+    """The quarantine cannot be read or changed now."""
+
+    def __init__(self, error: LogError, entry_id: EntryId | None) -> None:
+        self.error = error
+        self.entry_id = entry_id
+
+
+@contextmanager
+def _waiting_for(entry_id: EntryId | None) -> Iterator[None]:
+    """Around what is done with the quarantine: says which of its failures pass, and which do not."""
+    try:
+        yield
+    except QuarantineFullError as error:
+        assert entry_id is not None
+        raise _Halted(error, None, entry_id) from error
+    except LogTimeoutError as error:
+        raise _Delayed(error, entry_id) from error
+    except LogError as error:
+        # The directory cannot be read or written. Of the classes below LogError, each means something else.
+        if type(error) is not LogError:
+            raise
+        raise _Delayed(error, entry_id) from error

@@ -7,18 +7,19 @@ committed with it or not at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from walsync.changes import ChangeSet
 from walsync.checkpoint.apply import apply_changes
 from walsync.checkpoint.batch import ids
 from walsync.checkpoint.engine import ApplyingEngine, begin
-from walsync.checkpoint.events import EventSource, call_before_replay
+from walsync.checkpoint.events import EventSource, Verdict, call_before_replay, call_rejected
 from walsync.checkpoint.watermark import Watermark, resume_after
+from walsync.exceptions import TargetUnavailableError
 from walsync.wal import EntryId, WriteAheadLog
 
 __all__ = ["FencedError", "ListenerError", "Target"]
@@ -113,12 +114,16 @@ class Target:
             session.close()
         return count
 
-    def pass_over(self, after: EntryId, through: EntryId) -> None:
-        """Moves the watermark over entries that no longer exist. Raises as `commit` does."""
+    def pass_over(self, after: EntryId, through: EntryId, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Moves the watermark over entries that are not applied. Raises as `commit` does.
+
+        `before_commit` is called when no other applier can move it any more, and what it raises undoes the move.
+        """
         session = self._session_factory(self.engine)
         try:
             if not self._watermark.advance(begin(session, self.engine), after, through):
                 raise FencedError
+            before_commit()
             session.commit()
         finally:
             session.close()
@@ -142,14 +147,60 @@ class Target:
             self._fire("after_replay", session, rewritten)
         return count
 
-    def announce_rejected(self, change_set: ChangeSet, error: BaseException) -> None:
-        """Fires `rejected`, with a session for looking into the target."""
-        dispatch: Any = self._events.dispatch
-        if not dispatch.rejected:
-            return
+    def apply_beside(self, change_set: ChangeSet) -> Literal["applied", "present", "ahead", "left out"]:
+        """Applies an entry that the watermark has passed, in a transaction of its own, with its receipt.
+
+        ``"present"``: its receipt was there. ``"ahead"``: the watermark has not passed it. ``"left out"``: a listener
+        of `before_replay` says so. In these cases nothing was done. Raises as `commit` does; what went into the target
+        is told by asking again.
+        """
+        entry_id, _ = ids([change_set])
+        receipt = self._watermark.receipt(entry_id)
         session = self._session_factory(self.engine)
         try:
-            self._fire("rejected", session, change_set, error)
+            connection = begin(session, self.engine)
+            try:
+                # First, because it waits for whoever is at the same: a COMMIT that arrives late, for instance.
+                receipt.insert(connection, entry_id)
+            except IntegrityError as error:
+                session.rollback()
+                if receipt.read(begin(session, self.engine)) is None:
+                    # Removed in this moment by whoever was faster.
+                    raise TargetUnavailableError(f"the receipt of entry {entry_id} has come and gone") from error
+                return "present"
+            passed = self._watermark.read(connection)
+            if passed is None or passed < entry_id:
+                return "ahead"
+            rewritten: ChangeSet | None = self._call(call_before_replay, self._events.dispatch, session, change_set)
+            if rewritten is None:
+                return "left out"
+            apply_changes(connection, rewritten, row_by_row=True)
+            self._fire("after_replay", session, rewritten)
+            session.commit()
+        finally:
+            session.close()
+        return "applied"
+
+    def receipts(self) -> list[int]:
+        """The entries of the log that have a receipt."""
+        with self.engine.connect() as connection:
+            return self._watermark.receipts(connection)
+
+    def remove_receipt(self, entry_id: int) -> None:
+        """Removes the receipt of an entry that is in and can never be met again."""
+        with self.engine.connect() as connection:
+            self._watermark.receipt(entry_id).remove(connection)
+            connection.commit()
+
+    def announce_rejected(self, change_set: ChangeSet, error: BaseException) -> Verdict | None:
+        """Fires `rejected`, with a session for looking into the target. What the listeners want done, if anything."""
+        dispatch: Any = self._events.dispatch
+        if not dispatch.rejected:
+            return None
+        session = self._session_factory(self.engine)
+        try:
+            verdict: Verdict | None = self._call(call_rejected, dispatch, session, change_set, error)
+            return verdict
         finally:
             session.close()
 

@@ -17,6 +17,7 @@ class JournalStats:
     been waiting, in seconds; None if there is none, or it was there before the log was opened.
     `state`: the checkpointer's ("running", "paused", "retrying", "blocked", "halted", "stopped", "failed").
     `last_error`: the last failure's message, None after a success.
+    `quarantined_entries`: entries in the quarantine, as far as the checkpointer has looked.
     `buffered_transactions`, `direct_transactions`: how many were committed in each way since `attach()`.
     `direct_reasons`: why transactions became direct, with their number.
     `commits_per_s`, `applied_per_s`: entries a second since `attach()`.
@@ -29,6 +30,7 @@ class JournalStats:
     backlog_age_s: float | None
     state: str
     last_error: str | None
+    quarantined_entries: int
     buffered_transactions: int
     direct_transactions: int
     direct_reasons: Mapping[str, int]

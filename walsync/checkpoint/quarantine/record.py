@@ -2,9 +2,9 @@
 
 A file is written once and never changed; a new reason is a new file in its place. Layout, little-endian:
 
-======  ======  ====================================================================================
+======  ======  ==========================================================================================
 offset  bytes   content
-======  ======  ====================================================================================
+======  ======  ==========================================================================================
 0       8       ``WALSYNCQ``
 8       2       version of the format, 1
 10      2       zero
@@ -13,9 +13,9 @@ offset  bytes   content
 20      ...     header: a JSON object in UTF-8, the fields of `QuarantinedEntry` and the log's identity
 then, for each chunk of the entry, as many as the header says:
 0       8       length of the chunk
-8       4       CRC-32C of the entry's id (8 bytes), the number of the chunk (4 bytes), its length (8 bytes) and its bytes
+8       4       CRC-32C of the entry's id (u64), the chunk's number (u32), its length (u64) and its bytes
 12      ...     the chunk
-======  ======  ====================================================================================
+======  ======  ==========================================================================================
 
 The file ends with the last chunk. Reading trusts nothing: every length is compared with what the file has before memory
 is asked for, and every byte is under a checksum. Whatever does not fit is a `DamagedLogError` that names the file and
@@ -220,8 +220,8 @@ def _read_header(file: StorageFile, where: str, name: str) -> Record:
 
 def _damaged(where: str, offset: int, what: str) -> DamagedLogError:
     return DamagedLogError(
-        f"{where}, offset {offset}: {what}. Restore the file from a copy of the directory; or, if the entry can be done "
-        "without, set the file aside with `walsync quarantine discard`"
+        f"{where}, offset {offset}: {what}. Restore the file from a copy of the directory; or, if the entry can be "
+        "done without, set the file aside with `walsync quarantine discard`"
     )
 
 

@@ -177,9 +177,9 @@ class QuarantineStore:
 
     def _full(self, what: str, bound: str, value: int, new: list[QuarantinedEntry]) -> QuarantineFullError:
         return QuarantineFullError(
-            f"{self.where} {what}, and CheckpointConfig.{bound} is {value}: entry {new[0].entry_id} and everything after "
-            "it are kept in the log. Look at what is there with `walsync quarantine list`, mend the cause, retry or "
-            "discard it, and call resume(); or raise the bound"
+            f"{self.where} {what}, and CheckpointConfig.{bound} is {value}: entry {new[0].entry_id} and everything "
+            "after it are kept in the log. Look at what is there with `walsync quarantine list`, mend the cause, "
+            "retry or discard it, and call resume(); or raise the bound"
         )
 
     def _size(self, entry_ids: set[EntryId]) -> int:
