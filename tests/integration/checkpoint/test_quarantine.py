@@ -1,0 +1,153 @@
+"""The quarantine on each kind of target: exactly what may be applied is applied, and a retry makes up for the rest.
+
+A backlog with poison meets a target with causes for refusal; a model (`tests.support.poison`) says what must become of
+each entry. After the causes are mended and the quarantine retried, the target equals a database in which the same entries
+were executed directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, event, select, text
+
+from tests.support.databases import assert_databases_equal, fresh_database
+from tests.support.poison import (
+    Backlog,
+    accounts,
+    bookings,
+    drop_check,
+    impose_causes,
+    make_backlog,
+    mend_causes,
+    metadata,
+    prices,
+    seed,
+)
+from tests.support.waiting import wait_until
+from tests.unit.checkpoint.entries import append, change_set
+from walsync.changes import TableName
+from walsync.checkpoint import CheckpointConfig, FailureKind, SQLAlchemyCheckpointer, apply_changes
+from walsync.checkpoint.watermark import TABLE_NAME
+from walsync.exceptions import EntryRejectedError
+from walsync.wal import WriteAheadLog
+
+WAIT_S = 60.0
+TABLES = (accounts, bookings, prices)
+
+Start = Callable[..., SQLAlchemyCheckpointer]
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(None, id="sqlite"),
+        pytest.param("postgres_server_url", id="postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb_server_url", id="mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def engines(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Engine, Engine]]:
+    """The target, and the database in which everything is executed directly."""
+    with ExitStack() as stack:
+        found = []
+        for name in ("target", "direct"):
+            if request.param is None:
+                engine = create_engine(f"sqlite:///{tmp_path / name}.db")
+                event.listen(engine, "connect", _enforce_foreign_keys)
+            else:
+                engine = create_engine(stack.enter_context(fresh_database(request.getfixturevalue(request.param))))
+            stack.callback(engine.dispose)
+            found.append(engine)
+        yield found[0], found[1]
+
+
+def _enforce_foreign_keys(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[SQLAlchemyCheckpointer] = []
+
+    def start(log: WriteAheadLog, target: Engine, **settings: Any) -> SQLAlchemyCheckpointer:
+        settings = {
+            "batch_delay_s": 0.01,
+            "retry_initial_s": 0.01,
+            "retry_max_s": 0.1,
+            "on_reject": "quarantine",
+        } | settings
+        checkpointer = SQLAlchemyCheckpointer(target, config=CheckpointConfig(**settings))
+        started.append(checkpointer)
+        checkpointer.start(log)
+        return checkpointer
+
+    yield start
+    for checkpointer in started:
+        checkpointer.stop(timeout=WAIT_S)
+
+
+def execute_directly(engine: Engine, backlog: Backlog) -> None:
+    seed(engine, backlog)
+    drop_check(engine)
+    with engine.begin() as connection:
+        apply_changes(connection, [change_set(*changes) for changes in backlog.entries])
+
+
+def contents(engine: Engine) -> dict[str, set[tuple[Any, ...]]]:
+    with engine.connect() as connection:
+        return {table.name: {tuple(row) for row in connection.execute(select(table))} for table in TABLES}
+
+
+def watermarks(engine: Engine) -> list[int]:
+    with engine.connect() as connection:
+        return list(connection.execute(text(f"SELECT last_entry_id FROM {TABLE_NAME}")).scalars())
+
+
+def check_poison(engines: tuple[Engine, Engine], directory: Path, start: Start, count: int, **settings: Any) -> None:
+    target, direct = engines
+    backlog = make_backlog(7, count)
+    fates = set(backlog.fate.values())
+    assert fates == {"applied", "rejected", "depends"}, "a backlog without one of them proves nothing"
+    execute_directly(direct, backlog)
+    seed(target, backlog)
+    impose_causes(target, backlog)
+    with WriteAheadLog.recover(directory) as log:
+        for changes in backlog.entries:
+            append(log, *changes)
+        checkpointer = start(log, target, **settings)
+        checkpointer.wait_applied(log.last_id, WAIT_S + count / 50)
+        found = {entry.entry_id: entry.kind for entry in checkpointer.quarantine.list()}
+        assert found == {number: fate for number, fate in backlog.fate.items() if fate != "applied"}
+        assert contents(target) == {table.name: backlog.target.contents(table.name) for table in TABLES}
+        assert checkpointer.status.quarantined_entries == len(found)
+        assert checkpointer.status.applied_entries == count - len(found)
+        assert watermarks(target) == [count]
+        print(f"{count} entries, {len(found)} in quarantine, {checkpointer.status.batches} batches")
+        # With the causes there, all of them are refused again, and nothing changes.
+        again = checkpointer.quarantine.retry()
+        assert not again.applied
+        assert sorted([*again.refused, *again.waiting]) == sorted(found)
+        assert contents(target) == {table.name: backlog.target.contents(table.name) for table in TABLES}
+        mend_causes(target, backlog)
+        retry = checkpointer.quarantine.retry()
+        assert (retry.refused, retry.waiting) == ({}, {})
+        assert list(retry.applied) == sorted(found)
+        assert checkpointer.quarantine.list() == []
+        assert_databases_equal(target, direct, TABLES)
+        assert watermarks(target) == [count], "receipts are removed"
+        wait_until(lambda: checkpointer.status.quarantined_entries == 0)
+
+
+def test_exactly_what_may_be_applied_is_applied(engines: tuple[Engine, Engine], tmp_path: Path, start: Start) -> None:
+    check_poison(engines, tmp_path / "log", start, 400, batch_changes=150)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_exactly_what_may_be_applied_of_a_long_backlog_is_applied(
+    engines: tuple[Engine, Engine], tmp_path: Path, start: Start
+) -> None:
+    check_poison(engines, tmp_path / "log", start, 20_000)
