@@ -1,10 +1,10 @@
 """A backlog with poison in it, and a model that says which of its entries may be applied.
 
-Two databases start with the same rows. Into one of them, the target, "somebody else" puts causes for refusal: rows whose
-name is taken, rows that are missing. `make_backlog` makes transactions that are right in a database without the causes; some
-of them run into a cause when they are applied to the target. The model goes through them with the rules of the databases
-(keys, unique names, a check, foreign keys) and with those of the quarantine, and knows for each entry whether it is
-applied, refused, or kept back because of another.
+Two databases start with the same rows. Into one of them, the target, "somebody else" puts causes for refusal: rows
+whose name is taken, rows that are missing. `make_backlog` makes transactions that are right in a database without the
+causes; some of them run into a cause when they are applied to the target. The model goes through them with the rules of
+the databases (keys, unique names, a check, foreign keys) and with those of the quarantine, and knows for each entry
+whether it is applied, refused, or kept back because of another.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class _Maker:
             for key in self._world.tables[table]
             if (table, key) not in taken and not (table == "accounts" and key in self.reserved)
         ]
-        return self._source.choice(keys[-40:]) if keys else None
+        return self._source.choice(keys[-400:]) if keys else None
 
     def transaction(self) -> list[Operation]:
         operations: list[Operation] = []

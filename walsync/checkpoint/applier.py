@@ -267,20 +267,20 @@ class Applier:
         batch can be halved, and not as many as there are entries before it.
         """
         start, refused_end, warned = 0, 0, False
-        free_end = self._free(change_sets, start)
         while start < len(change_sets) and not self._progress.interrupted:
-            if start == free_end:
-                self._keep_back(change_sets[start])
-                start += 1
-                free_end, refused_end = self._free(change_sets, start), 0
-                continue
             searching = refused_end > start
-            end = start + max(1, (refused_end - start) // 2) if searching else free_end
+            end = start + max(1, (refused_end - start) // 2) if searching else len(change_sets)
             part = change_sets[start:end]
             try:
                 self._commit(part, pinpoint=searching and len(part) == 1)
             except (FencedError, ListenerError, LogClosedError):
                 raise
+            except QuarantineFullError as error:
+                if len(part) == 1:
+                    raise _Halted(error, None, ids(part)[0]) from error
+                # What stands before the one that has no room is applied.
+                refused_end = end
+                continue
             except Exception as error:
                 # As in _round: the tables decide, and what they do not claim goes on.
                 failure = classify(error, self._target.dialect_name)
@@ -294,7 +294,7 @@ class Applier:
                         self._say_refused(part, error)
                     continue
                 self._refuse(part[0], error, failure)
-                free_end, refused_end = self._free(change_sets, end), 0
+                refused_end = 0
             start = end
 
     def _say_refused(self, change_sets: list[ChangeSet], error: Exception) -> None:
@@ -329,24 +329,7 @@ class Applier:
         rejection.__cause__ = error
         return rejection
 
-    # -------------------------------------------------------------------------------------- the quarantine
-
-    def _free(self, change_sets: list[ChangeSet], start: int) -> int:
-        """The end of those from `start` on that nothing in the quarantine keeps back."""
-        return len(change_sets) if self._gate is None else self._gate.free(change_sets, start)
-
-    def _keep_back(self, change_set: ChangeSet) -> None:
-        """An entry that must not be applied now: because of others, or because it was put aside before."""
-        entry_id, _ = ids([change_set])
-        assert self._gate is not None
-        if self._gate.is_settled(entry_id):
-            with _waiting_for(entry_id):
-                self._gate.pass_settled(entry_id, self._after)
-            self._passed(entry_id)
-        else:
-            self._put_aside(change_set, None)
-
-    def _put_aside(self, change_set: ChangeSet, reason: str | None, *, discarded: bool = False) -> None:
+    def _put_aside(self, change_set: ChangeSet, reason: str, *, discarded: bool) -> None:
         entry_id, _ = ids([change_set])
         if self._gate is None:
             raise _Halted(
@@ -360,22 +343,10 @@ class Applier:
                 entry_id,
             )
         with _waiting_for(entry_id):
-            put = self._gate.put_aside(change_set, self._after, reason, discarded=discarded)
-        if put:
-            self._passed(entry_id)
-        else:
-            # What it depended on is gone, just now.
-            self._apply([change_set])
-
-    def _passed(self, entry_id: EntryId) -> None:
-        """The watermark is past an entry that is not in the target."""
+            self._gate.put_aside(change_set, self._after, reason, discarded=discarded)
         self._after = entry_id
         self._release(entry_id)
-        self._well()
-        self._progress.advance(entry_id, 0, 0)
-        self._count_quarantined()
-        self._backlog.settle()
-        self._check_recovered()
+        self._advanced(entry_id, 0, 0)
 
     def _count_quarantined(self) -> None:
         if self._gate is not None and self._gate.count != self._quarantined:
@@ -390,9 +361,21 @@ class Applier:
             self._after = last_id
             self._release(last_id)
 
-        changes = self._target.commit(change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed)
+        entries = len(change_sets)
+        if self._gate is None:
+            changes = self._target.commit(change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed)
+        else:
+            with _waiting_for(None):
+                entries, changes = self._gate.commit(
+                    change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed
+                )
+        self._advanced(last_id, entries, changes)
+
+    def _advanced(self, through: EntryId, entries: int, changes: int) -> None:
+        """The watermark is past these entries."""
         self._well()
-        self._progress.advance(last_id, len(change_sets), changes)
+        self._progress.advance(through, entries, changes)
+        self._count_quarantined()
         self._backlog.settle()
         self._check_recovered()
 
@@ -514,7 +497,8 @@ def _waiting_for(entry_id: EntryId | None) -> Iterator[None]:
     try:
         yield
     except QuarantineFullError as error:
-        assert entry_id is not None
+        if entry_id is None:
+            raise
         raise _Halted(error, None, entry_id) from error
     except LogTimeoutError as error:
         raise _Delayed(error, entry_id) from error

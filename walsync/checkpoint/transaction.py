@@ -88,13 +88,17 @@ class Target:
         change_sets: Sequence[ChangeSet],
         after: EntryId,
         *,
+        through: EntryId | None = None,
         pinpoint: bool = False,
+        before_commit: Callable[[], None] = lambda: None,
         on_committed: Callable[[], None] = lambda: None,
     ) -> int:
         """Applies entries in one transaction and returns how many changes that were.
 
-        `after` is where the watermark must be. `pinpoint` names the very row in an error, at the cost of speed.
-        `on_committed` is called as soon as COMMIT was answered, before `after_checkpoint`. Raises `FencedError`,
+        `after` is where the watermark must be, `through` where it is moved to; None: to the last of the entries.
+        `pinpoint` names the very row in an error, at the cost of speed. `before_commit` is called when all is executed,
+        and what it raises undoes everything; `on_committed` as soon as COMMIT was answered, before `after_checkpoint`.
+        Raises `FencedError`,
         `ListenerError`, `EntryRejectedError`, and what the target raises; then nothing was committed, except where the
         answer to COMMIT was lost: ask `synchronise`.
         """
@@ -102,10 +106,11 @@ class Target:
         session = self._session_factory(self.engine)
         try:
             connection = begin(session, self.engine)
-            if not self._watermark.advance(connection, after, last_id):
+            if not self._watermark.advance(connection, after, last_id if through is None else through):
                 raise FencedError
             self._fire("before_checkpoint", session, first_id, last_id)
             count = self._apply(session, connection, change_sets, pinpoint)
+            before_commit()
             session.commit()
             on_committed()
             self._fire("after_checkpoint", session, first_id, last_id)

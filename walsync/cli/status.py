@@ -29,6 +29,7 @@ from walsync.cli.output import (
     print_json,
     reported_errors,
 )
+from walsync.cli.quarantine import quarantined_entries
 from walsync.cli.target import WatermarkSchema, read_watermark
 from walsync.exceptions import CorruptEntryError, DamagedLogError, EntryNotFoundError, TargetError, WatermarkGapError
 from walsync.wal import Entry, LogVerification, read_log
@@ -76,6 +77,7 @@ def status(
             asked, found = _ask(directory, found, target, schema)
         applied_id = asked.applied_id if asked is not None else None
         backlog = _backlog(directory, max(found.checkpointed_id, applied_id or 0))
+        quarantined = quarantined_entries(directory)
     holder = holder_of(directory)
     if as_json:
         print_json(
@@ -85,12 +87,13 @@ def status(
                 "open_in_process": holder,
                 **asdict(found),
                 **asdict(backlog),
+                "quarantined_entries": quarantined,
                 "backlog_is_exact": applied_id is not None,
                 "target": None if asked is None else asdict(asked),
             }
         )
     else:
-        _print(directory, found, backlog, asked, holder)
+        _print(directory, found, backlog, asked, holder, quarantined)
     raise typer.Exit(_exit_code(found, asked))
 
 
@@ -141,7 +144,14 @@ def _commit_time(entry: Entry) -> datetime | None:
     return datetime.fromtimestamp(change_set.commit_time_ns / 1e9, timezone.utc)
 
 
-def _print(directory: Path, found: LogVerification, backlog: Backlog, asked: Target | None, holder: int | None) -> None:
+def _print(
+    directory: Path,
+    found: LogVerification,
+    backlog: Backlog,
+    asked: Target | None,
+    holder: int | None,
+    quarantined: int,
+) -> None:
     print_facts(
         log=directory,
         identity=found.uuid,
@@ -149,6 +159,7 @@ def _print(directory: Path, found: LogVerification, backlog: Backlog, asked: Tar
         if found.entries
         else "none",
         backlog=_backlog_text(backlog, exact=asked is not None and asked.applied_id is not None),
+        quarantine=f"{count_of(quarantined, 'entry', 'entries')} (walsync quarantine list)" if quarantined else None,
         torn_tail=f"{found.torn_tail_bytes:,} bytes (normal after a crash)" if found.torn_tail_bytes else None,
         open_in="no process" if holder is None else f"process {holder}",
         target=f"has entries 1 to {asked.applied_id:,}" if asked and asked.applied_id else None,

@@ -1,8 +1,8 @@
 """The quarantine on each kind of target: exactly what may be applied is applied, and a retry makes up for the rest.
 
 A backlog with poison meets a target with causes for refusal; a model (`tests.support.poison`) says what must become of
-each entry. After the causes are mended and the quarantine retried, the target equals a database in which the same entries
-were executed directly.
+each entry. After the causes are mended and the quarantine retried, the target equals a database in which the same
+entries were executed directly.
 """
 
 from __future__ import annotations
@@ -24,16 +24,13 @@ from tests.support.poison import (
     impose_causes,
     make_backlog,
     mend_causes,
-    metadata,
     prices,
     seed,
 )
 from tests.support.waiting import wait_until
 from tests.unit.checkpoint.entries import append, change_set
-from walsync.changes import TableName
-from walsync.checkpoint import CheckpointConfig, FailureKind, SQLAlchemyCheckpointer, apply_changes
+from walsync.checkpoint import CheckpointConfig, SQLAlchemyCheckpointer, apply_changes
 from walsync.checkpoint.watermark import TABLE_NAME
-from walsync.exceptions import EntryRejectedError
 from walsync.wal import WriteAheadLog
 
 WAIT_S = 60.0

@@ -1,4 +1,4 @@
-"""What the applier asks before it applies, and how it puts an entry aside. One thread's alone, except where said.
+"""Between the applier and the target: which entries pass, and what becomes of the others. One thread's alone.
 
 An entry goes into the quarantine in three steps, and a crash between any two of them is made good by the next opening:
 
@@ -10,6 +10,9 @@ Step 1 is done inside of the transaction of step 2, behind the compare-and-set o
 file knows that nobody has applied the entry, nor can before this transaction ends. After a crash between 1 and 2 the
 entry is met again in the log while it is in the quarantine already. Such entries are *settled*: they are never applied
 from the log, whatever has become of their files since, and steps 2 and 3 are all that is left to do.
+
+Entries that depend on what is in the quarantine go there with the batch that they stand in: the others of it are
+applied, in order, and the same transaction moves the watermark past all.
 
 Files are taken out by others (a retry, a discard), perhaps in another process. What this object remembers is then more
 than what is there, and keeps back more than it need: never less. It looks again when the directory has changed, and
@@ -88,23 +91,6 @@ class Gate:
         """Whether an entry is in the quarantine. For any thread."""
         return entry_id in self._held
 
-    def is_settled(self, entry_id: EntryId) -> bool:
-        """Whether an entry that is met in the log has been put aside before."""
-        return entry_id in self._settled
-
-    def free(self, change_sets: Sequence[ChangeSet], start: int) -> int:
-        """The end of those from `start` on that may be applied now, without a gap."""
-        if not self.active:
-            return len(change_sets)
-        facts = self._facts(change_sets[start:]) if self._held else None
-        for index in range(start, len(change_sets)):
-            change_set = change_sets[index]
-            if self._settled and change_set.entry_id in self._settled:
-                return index
-            if self._held and self._held.conflicts(change_set.changes, facts, change_set.entry_id):
-                return index
-        return len(change_sets)
-
     def _facts(self, change_sets: Iterable[ChangeSet]) -> Facts | None:
         tables = {table for change_set in change_sets for table in tables_of(change_set.changes)}
         return self._catalog.facts(self._target.engine, tables)
@@ -148,47 +134,119 @@ class Gate:
                 footprint.add(part, self._catalog.facts(self._target.engine, tables_of([part])))
         return footprint
 
-    # ---------------------------------------------------------------------------------------- putting aside
+    # --------------------------------------------------------------------------------------------- applying
 
-    def pass_settled(self, entry_id: EntryId, after: EntryId) -> None:
-        """Steps 2 and 3 were left: moves the watermark past an entry that was put aside before."""
-        self._target.pass_over(after, entry_id, self._store.confirm)
-        self._settled.discard(entry_id)
+    def commit(
+        self,
+        change_sets: Sequence[ChangeSet],
+        after: EntryId,
+        *,
+        pinpoint: bool = False,
+        on_committed: Callable[[], None] = lambda: None,
+    ) -> tuple[int, int]:
+        """`Target.commit` of those that may be applied; the others are put aside with it. (Entries, changes) applied.
 
-    def put_aside(self, change_set: ChangeSet, after: EntryId, reason: str | None, *, discarded: bool = False) -> bool:
-        """Puts an entry into the quarantine, and moves the watermark past it. False: it may be applied after all.
+        Raises what `Target.commit` and `put_aside` raise; then nothing was done, except where the answer to COMMIT was
+        lost: ask `Target.synchronise` and `synchronise`.
+        """
+        if not self.active or not self._keeps_any(change_sets):
+            changes = self._target.commit(change_sets, after, pinpoint=pinpoint, on_committed=on_committed)
+            return len(change_sets), changes
+        with self._store.locked(self._timeout_s, self._interrupted):
+            # With the lock held nobody takes anything out.
+            self.refresh()
+            return self._commit_some(change_sets, after, pinpoint, on_committed)
 
-        `reason` is why the target refuses it; None: it depends on what is in the quarantine. `discarded`: only its
-        record is kept. Raises `QuarantineFullError`, `LogTimeoutError`, `LogError`, and what `Target.pass_over` raises.
-        Whatever is raised, nothing was lost: ask `Target.synchronise` and `synchronise`.
+    def _keeps_any(self, change_sets: Sequence[ChangeSet]) -> bool:
+        facts = self._facts(change_sets)
+        for change_set in change_sets:
+            entry_id, _ = ids([change_set])
+            if entry_id in self._settled or self._held.conflicts(change_set.changes, facts, entry_id):
+                return True
+        return False
+
+    def _commit_some(
+        self, change_sets: Sequence[ChangeSet], after: EntryId, pinpoint: bool, on_committed: Callable[[], None]
+    ) -> tuple[int, int]:
+        facts = self._facts(change_sets)
+        free: list[ChangeSet] = []
+        new: list[tuple[QuarantinedEntry, Entry]] = []
+        # Held only in thought: what is kept back holds back those behind it, from now on or not at all.
+        supposed: set[EntryId] = set()
+
+        def write() -> None:
+            if not new:
+                # Those that are aside already, of a process that was killed.
+                self._store.confirm()
+                return
+            self._store.add((entry, logged.chunks()) for entry, logged in new)
+            # Whatever becomes of the transaction, they are not applied from the log any more.
+            self._settled.update(supposed)
+            supposed.clear()
+
+        try:
+            for change_set in change_sets:
+                entry_id, _ = ids([change_set])
+                if entry_id in self._settled:
+                    continue
+                blockers = self._held.conflicts(change_set.changes, facts, entry_id)
+                if not blockers:
+                    free.append(change_set)
+                    continue
+                logged = self._entry(entry_id)
+                new.append((_describe(change_set, logged, None, sorted(blockers)), logged))
+                supposed.add(entry_id)
+                self._hold(change_set, facts)
+            if new:
+                self._store.check_room([entry for entry, _ in new])
+            _, through = ids(change_sets)
+            changes = 0
+            if free:
+                changes = self._target.commit(
+                    free, after, through=through, pinpoint=pinpoint, before_commit=write, on_committed=on_committed
+                )
+            else:
+                self._target.pass_over(after, through, write)
+                on_committed()
+        finally:
+            for entry_id in supposed:
+                self._held.remove(entry_id)
+        self._settled.difference_update([ids([change_set])[0] for change_set in change_sets])
+        for entry, _ in new:
+            _logger.info("entry %d is put into the quarantine %s: %s", entry.entry_id, self.where, entry.reason)
+        return len(free), changes
+
+    def _hold(self, change_set: ChangeSet, facts: Facts | None) -> None:
+        footprint = Footprint()
+        for change in change_set.changes:
+            footprint.add(change, facts)
+        self._held.add(ids([change_set])[0], footprint)
+
+    def put_aside(self, change_set: ChangeSet, after: EntryId, reason: str, *, discarded: bool = False) -> None:
+        """Puts an entry that the target refuses into the quarantine, and moves the watermark past it.
+
+        `discarded`: only its record is kept. Raises `QuarantineFullError`, `LogTimeoutError`, `LogError`, and what
+        `Target.pass_over` raises. Whatever is raised, nothing was lost: ask `Target.synchronise` and `synchronise`.
         """
         entry_id, _ = ids([change_set])
         facts = self._facts([change_set])
         with self._store.locked(self._timeout_s, self._interrupted):
-            # With the lock held nobody takes anything out.
             self.refresh()
-            blockers = sorted(self._held.conflicts(change_set.changes, facts, entry_id))
-            if reason is None and not blockers:
-                return False
             logged = self._entry(entry_id)
-            entry = _describe(change_set, logged, reason, blockers)
+            entry = _describe(change_set, logged, reason, ())
             if not discarded:
                 self._store.check_room([entry])
 
             def write() -> None:
-                self._store.add(entry, logged.chunks(), discarded=discarded)
+                self._store.add([(entry, logged.chunks())], discarded=discarded)
+                self._settled.add(entry_id)
+                if not discarded:
+                    self._hold(change_set, facts)
 
             self._target.pass_over(after, entry_id, write)
-            if discarded:
-                _logger.warning("entry %d is discarded, and kept in %s: %s", entry_id, self.where, entry.reason)
-                return True
-            footprint = Footprint()
-            for change in change_set.changes:
-                footprint.add(change, facts)
-            self._held.add(entry_id, footprint)
-        level = logging.WARNING if reason is not None else logging.INFO
-        _logger.log(level, "entry %d is put into the quarantine %s: %s", entry_id, self.where, entry.reason)
-        return True
+            self._settled.discard(entry_id)
+        what = "discarded, and kept for the record in" if discarded else "put into the quarantine"
+        _logger.warning("entry %d is %s %s: %s", entry_id, what, self.where, reason)
 
     def _entry(self, entry_id: EntryId) -> Entry:
         for entry in self._log.entries(EntryId(entry_id - 1), entry_id):

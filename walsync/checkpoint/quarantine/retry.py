@@ -39,7 +39,7 @@ from walsync.checkpoint.quarantine.held import Footprint, HeldRows, tables_of
 from walsync.checkpoint.quarantine.record import QuarantinedEntry
 from walsync.checkpoint.quarantine.store import QuarantineStore
 from walsync.checkpoint.transaction import ListenerError, Target
-from walsync.exceptions import DamagedLogError, EntryNotFoundError, TargetBlockedError, TargetUnavailableError
+from walsync.exceptions import DamagedLogError, EntryNotFoundError, LogError, TargetBlockedError, TargetUnavailableError
 from walsync.wal import EntryId
 
 # `Quarantine.list` hides the built-in from annotations in its class.
@@ -135,10 +135,12 @@ class Quarantine:
         timeout_s = self._config.quarantine_timeout_s if timeout is None else timeout
         present = self._store.ids()
         wanted = present if entry_ids is None else self._found(entry_ids, present)
+        run = _Run(self._store, self._target(), self._config, timeout_s, present)
         if not wanted:
+            # A receipt may be left, which is nobody's business but ours.
+            with contextlib.suppress(SQLAlchemyError, TargetUnavailableError, LogError):
+                run.clear_receipts()
             return QuarantineRetry(refused={}, waiting={})
-        target = self._target()
-        run = _Run(self._store, target, self._config, timeout_s, present)
         try:
             run.begin()
             while wanted:
@@ -217,14 +219,17 @@ class _Run:
         self._patiently(None, self._begin)
 
     def _begin(self) -> None:
+        self.clear_receipts()
+        for entry_id in self._present:
+            self.know(entry_id)
+
+    def clear_receipts(self) -> None:
+        """Remove the receipts of entries that are in the target and whose files are gone."""
         if isinstance(self._target.engine, ApplyingEngine):
             self._target.engine.initialise()
         with self._store.locked(self._timeout_s):
-            receipts = self._target.receipts()
-            for left in set(receipts) - set(self._store.ids()):
+            for left in set(self._target.receipts()) - set(self._store.ids()):
                 self._target.remove_receipt(left)
-        for entry_id in self._present:
-            self.know(entry_id)
 
     def know(self, entry_id: EntryId) -> None:
         """What an entry touches holds back those behind it."""

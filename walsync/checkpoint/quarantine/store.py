@@ -194,16 +194,32 @@ class QuarantineStore:
                     file.close()
         return sum(sizes.values())
 
-    def add(self, entry: QuarantinedEntry, chunks: Iterable[bytes], *, discarded: bool = False) -> None:
-        """Put an entry into the quarantine, or among the discarded, and return when it is durable there."""
-        self._write(entry, chunks, _name(EntryId(entry.entry_id), _DISCARDED if discarded else _ENTRY), undo=True)
+    def add(self, entries: Iterable[tuple[QuarantinedEntry, Iterable[bytes]]], *, discarded: bool = False) -> None:
+        """Put entries into the quarantine, or among the discarded, and return when they are durable there.
+
+        Each with its chunks. Raises `LogError` where the system refuses; they are taken out again as far as possible.
+        """
+        names = []
+        try:
+            for entry, chunks in entries:
+                name = _name(EntryId(entry.entry_id), _DISCARDED if discarded else _ENTRY)
+                self._write(entry, chunks, name)
+                names.append(name)
+            self.confirm()
+        except LogError:
+            # A sync that failed is not believed the next time: the files are written anew then.
+            for name in names:
+                with contextlib.suppress(OSError):
+                    self._storage.remove(name)
+            raise
 
     def change_reason(self, entry: QuarantinedEntry, reason: str) -> None:
         """The entry was refused again."""
         entry_id = EntryId(entry.entry_id)
-        self._write(with_reason(entry, reason), self.chunks(entry_id), _name(entry_id, _ENTRY), undo=False)
+        self._write(with_reason(entry, reason), self.chunks(entry_id), _name(entry_id, _ENTRY))
+        self.confirm()
 
-    def _write(self, entry: QuarantinedEntry, chunks: Iterable[bytes], name: str, *, undo: bool) -> None:
+    def _write(self, entry: QuarantinedEntry, chunks: Iterable[bytes], name: str) -> None:
         new = _name(EntryId(entry.entry_id), _NEW)
         with self._explained("written", EntryId(entry.entry_id)):
             with contextlib.suppress(FileNotFoundError):
@@ -211,17 +227,9 @@ class QuarantineStore:
                 self._storage.remove(new)
             write_record(self._storage, new, entry, self._log_uuid, chunks)
             self._storage.rename(new, name)
-            try:
-                self._storage.sync_directory()
-            except OSError:
-                # A sync that failed is not believed later on: the file is written anew next time.
-                if undo:
-                    with contextlib.suppress(OSError):
-                        self._storage.remove(name)
-                raise
 
     def confirm(self) -> None:
-        """Return when the names of the files are on stable storage: a killed process may have left one that is not."""
+        """Return when the names of the files are on stable storage."""
         with self._explained("written"):
             self._storage.sync_directory()
 
