@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, event, select, text
 
+from tests.integration.checkpoint.test_lost_answers import CONNECT_ARGUMENTS, BadCommits
 from tests.support.databases import assert_databases_equal, fresh_database
 from tests.support.poison import (
     Backlog,
@@ -26,11 +27,14 @@ from tests.support.poison import (
     mend_causes,
     prices,
     seed,
+    taken_name,
 )
+from tests.support.proxy import TcpProxy
 from tests.support.waiting import wait_until
 from tests.unit.checkpoint.entries import append, change_set
 from walsync.checkpoint import CheckpointConfig, SQLAlchemyCheckpointer, apply_changes
 from walsync.checkpoint.watermark import TABLE_NAME
+from walsync.exceptions import EntryRejectedError
 from walsync.wal import WriteAheadLog
 
 WAIT_S = 60.0
@@ -136,6 +140,79 @@ def check_poison(engines: tuple[Engine, Engine], directory: Path, start: Start, 
         assert_databases_equal(target, direct, TABLES)
         assert watermarks(target) == [count], "receipts are removed"
         wait_until(lambda: checkpointer.status.quarantined_entries == 0)
+
+
+def test_halt_stops_before_the_first_and_says_which_and_why(
+    engines: tuple[Engine, Engine], tmp_path: Path, start: Start
+) -> None:
+    target, _ = engines
+    backlog = make_backlog(7, 200)
+    first = backlog.in_quarantine()[0]
+    seed(target, backlog)
+    impose_causes(target, backlog)
+    with WriteAheadLog.recover(tmp_path / "log") as log:
+        for changes in backlog.entries:
+            append(log, *changes)
+        checkpointer = start(log, target, on_reject="halt")
+        with pytest.raises(EntryRejectedError, match=f"the target refuses entry {first} ") as caught:
+            checkpointer.wait_applied(log.last_id, WAIT_S)
+        assert caught.value.entry_id == first
+        assert taken_name(first) in str(caught.value) or "onstraint" in str(caught.value)
+        assert (checkpointer.status.state, checkpointer.status.rejected_entry_id) == ("halted", first)
+        assert watermarks(target) == [first - 1] == [checkpointer.applied_id]
+        assert checkpointer.quarantine.list() == []
+        mend_causes(target, backlog)
+        checkpointer.resume()
+        checkpointer.wait_applied(log.last_id, WAIT_S)
+        checkpointer.stop()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+)
+def test_lost_answers_to_commit_around_the_quarantine_count_once(
+    backend: str, request: pytest.FixtureRequest, tmp_path: Path, start: Start
+) -> None:
+    """On a real line that loses COMMITs and their answers while entries are put aside, and while they are retried."""
+    server = request.getfixturevalue({"postgresql": "postgres_server_url", "mariadb": "mariadb_server_url"}[backend])
+    backlog = make_backlog(11, 120, share=0.1)
+    with ExitStack() as stack:
+        target, direct = (create_engine(stack.enter_context(fresh_database(server))) for _ in range(2))
+        stack.callback(target.dispose)
+        stack.callback(direct.dispose)
+        execute_directly(direct, backlog)
+        seed(target, backlog)
+        impose_causes(target, backlog)
+        assert target.url.host is not None
+        commits = BadCommits(backend, 1_000)
+        proxy = stack.enter_context(TcpProxy(target.url.host, target.url.port or 0, watch=commits))
+        proxy.late_s = 0.03
+        line = create_engine(target.url.set(host="127.0.0.1", port=proxy.port), connect_args=CONNECT_ARGUMENTS[backend])
+        stack.callback(line.dispose)
+        log = stack.enter_context(WriteAheadLog.recover(tmp_path / "log"))
+        for changes in backlog.entries:
+            append(log, *changes)
+        checkpointer = start(log, line, batch_changes=8, retry_initial_s=0.001, retry_max_s=0.01)
+        checkpointer.wait_applied(log.last_id, WAIT_S)
+        lost = commits.lost_answers
+        assert lost > 5
+        found = {entry.entry_id: entry.kind for entry in checkpointer.quarantine.list()}
+        assert found == {number: fate for number, fate in backlog.fate.items() if fate != "applied"}
+        assert contents(target) == {table.name: backlog.target.contents(table.name) for table in TABLES}
+        mend_causes(target, backlog)
+        retry = checkpointer.quarantine.retry(timeout=WAIT_S)
+        assert retry.complete
+        assert commits.lost_answers > lost + 3
+        commits.answers_to_lose = 0
+        checkpointer.quarantine.retry()
+        assert checkpointer.quarantine.list() == []
+        assert_databases_equal(target, direct, TABLES)
+        assert watermarks(target) == [len(backlog.entries)], "receipts are removed"
+        checkpointer.stop()
 
 
 def test_exactly_what_may_be_applied_is_applied(engines: tuple[Engine, Engine], tmp_path: Path, start: Start) -> None:
