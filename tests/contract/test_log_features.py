@@ -102,6 +102,22 @@ def test_atomic_and_durable_writes_from_many_threads(open_log: Open) -> None:
     assert all_of(open_log()) == written
 
 
+def test_a_checkpointer_that_does_not_want_the_entries_is_not_given_them_and_nothing_else_changes(
+    open_log: Open,
+) -> None:
+    class Uninterested(Collector):
+        recovers_entries = False
+
+    log = open_log()
+    log.append(b"one")
+    log.close()
+    checkpointer = Uninterested()
+    log = open_log(checkpointer)
+    assert checkpointer.recovered == {}
+    assert len(checkpointer.asked) == 1
+    assert all_of(log) == {1: [b"one"]}
+
+
 def test_entries_of_one_or_more_chunks(open_log: Open) -> None:
     shapes = [[], [b""], [b"one"], [b"", b"two", b""], [b"x" * 5000] * 30, [b"y" * 400_000], [b"z" * 90_000, b"tail"]]
     log = open_log()

@@ -5,6 +5,9 @@ every foreign key that leads to it, through however many tables, is replaced by 
 are matched as multisets of what is left. A child that hangs on the wrong parent is therefore a difference, and a parent
 that merely has another number is not.
 
+Where a table's `info` has ``"ranked"``, the name of a column that the database numbers by itself, its values are
+replaced by their rank: the order in which the rows were made is compared, and not the gaps.
+
 All other values are compared as the database itself gives them, not as SQLAlchemy's types would read them: on
 PostgreSQL each column as text, on SQLite with the storage class of each value, elsewhere as the driver's objects.
 """
@@ -14,13 +17,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Integer, Table
+from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table
 
 from tests.differential.schema import Base
 
 __all__ = ["CLOCK", "contents", "differences", "differences_between", "generated_key"]
 
-CLOCK = frozenset({("document", "created_at")})
+CLOCK = frozenset({("document", "created_at"), ("tally", "made_at")})
 """Columns whose value is the time of the transaction: only their presence is compared."""
 
 
@@ -52,17 +55,26 @@ def _rows(connection: Connection, table: Table) -> list[tuple[Any, ...]]:
     return [tuple(None if value is None else f"{type(value).__name__}:{value!r}" for value in row) for row in found]
 
 
-def contents(connection: Connection) -> dict[str, Counter[tuple[Any, ...]]]:
+def _ranked(table: Table, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    column = table.info.get("ranked")
+    if column is None:
+        return rows
+    place = list(table.columns.keys()).index(column)
+    in_order = sorted(rows, key=lambda row: int(str(row[place]).rpartition(":")[2]))
+    return [(*row[:place], rank, *row[place + 1 :]) for rank, row in enumerate(in_order, 1)]
+
+
+def contents(connection: Connection, metadata: MetaData = Base.metadata) -> dict[str, Counter[tuple[Any, ...]]]:
     """Each table's rows, generated keys replaced by labels."""
-    raw = {table.name: _rows(connection, table) for table in Base.metadata.sorted_tables}
+    raw = {table.name: _ranked(table, _rows(connection, table)) for table in metadata.sorted_tables}
     labels: dict[str, dict[Any, Any]] = {}
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         names = list(table.columns.keys())
         if "id" in names and "label" in names:
             key, label = names.index("id"), names.index("label")
             labels[table.name] = {row[key]: f"the row {row[label]}" for row in raw[table.name]}
     result: dict[str, Counter[tuple[Any, ...]]] = {}
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         origins = [generated_key(column) for column in table.columns]
         clocks = [(table.name, column.name) in CLOCK for column in table.columns]
         result[table.name] = Counter(
@@ -81,17 +93,19 @@ def contents(connection: Connection) -> dict[str, Counter[tuple[Any, ...]]]:
     return result
 
 
-def differences(direct: Engine, buffered: Engine, limit: int = 10) -> list[str]:
+def differences(direct: Engine, buffered: Engine, limit: int = 10, metadata: MetaData = Base.metadata) -> list[str]:
     """What differs between the two databases, each in one line; empty when they are equal."""
     with direct.connect() as one, buffered.connect() as other:
-        return differences_between(one, other, limit)
+        return differences_between(one, other, limit, metadata)
 
 
-def differences_between(direct: Connection, buffered: Connection, limit: int = 10) -> list[str]:
+def differences_between(
+    direct: Connection, buffered: Connection, limit: int = 10, metadata: MetaData = Base.metadata
+) -> list[str]:
     """The same, as two open transactions see their databases."""
-    left, right = contents(direct), contents(buffered)
+    left, right = contents(direct, metadata), contents(buffered, metadata)
     found: list[str] = []
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         names = list(table.columns.keys())
         missing = list((left[table.name] - right[table.name]).elements())
         surplus = list((right[table.name] - left[table.name]).elements())

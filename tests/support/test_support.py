@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, create_engine, insert, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from tests.support.databases import assert_databases_equal, compare_databases, fresh_database
+from tests.support.line import slow_line
 from tests.support.processes import run_python, start_python
 from tests.support.servers import PrivateServer, ServerMissingError, find_server
 from tests.support.waiting import wait_until
@@ -165,3 +167,15 @@ def _keeps_what_was_committed(server: PrivateServer, immediate: bool) -> None:
         server.start()
         with engine.connect() as connection:
             assert connection.execute(books.select()).one().id == 7
+
+
+@pytest.mark.postgresql
+def test_a_slow_line_holds_back_every_question_and_ends_with_its_block(postgres_server_url: str) -> None:
+    with slow_line(postgres_server_url, rtt_s=0.05) as url:
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.connect() as connection:
+            begin = time.monotonic()
+            assert connection.execute(text("SELECT 1")).scalar() == 1
+            assert time.monotonic() - begin >= 0.05
+    with pytest.raises(OperationalError), engine.connect():
+        pass

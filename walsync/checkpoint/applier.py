@@ -272,7 +272,7 @@ class Applier:
             end = start + max(1, (refused_end - start) // 2) if searching else len(change_sets)
             part = change_sets[start:end]
             try:
-                self._commit(part, pinpoint=searching and len(part) == 1)
+                self._commit(part, searching=searching)
             except (FencedError, ListenerError, LogClosedError):
                 raise
             except QuarantineFullError as error:
@@ -353,7 +353,7 @@ class Applier:
             self._quarantined = self._gate.count
             self._progress.quarantined(self._quarantined)
 
-    def _commit(self, change_sets: list[ChangeSet], *, pinpoint: bool = False) -> None:
+    def _commit(self, change_sets: list[ChangeSet], *, searching: bool) -> None:
         _, last_id = ids(change_sets)
 
         def on_committed() -> None:
@@ -362,12 +362,15 @@ class Applier:
             self._release(last_id)
 
         entries = len(change_sets)
+        pinpoint = searching and entries == 1
         if self._gate is None:
-            changes = self._target.commit(change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed)
+            changes = self._target.commit(
+                change_sets, self._after, pinpoint=pinpoint, in_order=searching, on_committed=on_committed
+            )
         else:
             with _waiting_for(None):
                 entries, changes = self._gate.commit(
-                    change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed
+                    change_sets, self._after, pinpoint=pinpoint, in_order=searching, on_committed=on_committed
                 )
         self._advanced(last_id, entries, changes)
 

@@ -1,7 +1,8 @@
 """`SQLAlchemyCheckpointer`: applies a log's entries to a database, in a thread of its own.
 
 It composes the parts of this package and adds no logic of its own: `Target` (one transaction), `Applier` (the thread),
-`Progress` (what both sides share), `Backlog` (the bound), `Watermark` (exactly once).
+`Progress` (what both sides share), `Backlog` (the bound), `Watermark` (exactly once), `StatusReporter` (what other
+processes see).
 
 It keeps nothing per entry: a backlog of any length costs it one batch of memory.
 """
@@ -30,6 +31,7 @@ from walsync.checkpoint.failures import classify, describe_error
 from walsync.checkpoint.progress import Progress
 from walsync.checkpoint.quarantine import Gate, Quarantine, QuarantineStore
 from walsync.checkpoint.status import CheckpointStatus
+from walsync.checkpoint.status_file import StatusReporter
 from walsync.checkpoint.transaction import Target
 from walsync.checkpoint.watermark import Watermark
 from walsync.exceptions import ConfigurationError, UsageError
@@ -93,6 +95,7 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         self._backlog: Backlog | None = None
         self._gate: Gate | None = None
         self._thread: threading.Thread | None = None
+        self._reporter: StatusReporter | None = None
 
     # ------------------------------------------------------------------------- what the log calls on opening
 
@@ -136,6 +139,9 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         applier = Applier(target, log, self.config, self._progress, self._backlog, gate=self._gate, jitter=self._jitter)
         self._thread = threading.Thread(target=self._run, args=(applier,), name="walsync-checkpointer", daemon=True)
         self._thread.start()
+        if log.directory is not None:
+            self._reporter = StatusReporter(log.directory, self._progress.status, self._progress.state_changed)
+            self._reporter.start()
 
     def _connect(self, log: WriteAheadLog) -> Target:
         """The target for this log; made once."""
@@ -145,7 +151,7 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
             name = f"log {log.uuid}" + (f" ({log.directory})" if log.directory else "")
             watermark = Watermark(log.uuid, self._origin, self.config.watermark_schema)
             self._log = log
-            self._target = Target(self.engine, self._session_factory, self._events, watermark, name)
+            self._target = Target(self.engine, self._session_factory, self._events, watermark, name, self.config)
         return self._target
 
     def _store(self, log: WriteAheadLog) -> QuarantineStore:
@@ -202,6 +208,8 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
             if deadline() <= 0:
                 _logger.warning("the checkpointer's thread is still inside of a call to the target; it ends after it")
                 break
+        if self._reporter is not None:
+            self._reporter.stop()
         self._dispose()
         return self._progress.applied_id >= through
 

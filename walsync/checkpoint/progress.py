@@ -3,8 +3,8 @@
 One lock guards all of it, with one condition on which both sides wait: callers for progress, the thread for orders.
 
 Lock: `Progress._condition` guards every field that begins with an underscore. Nothing is called with it held except
-`notify_all`: no I/O, no listener, no other lock. `applied_id` is read without it: an int, replaced as a whole, that
-only grows.
+`notify_all` and the setting of `state_changed`: no I/O, no listener, no other lock. `applied_id` is read without it: an
+int, replaced as a whole, that only grows.
 
 A caller's wait ends when what it waits for has happened, when its time is over, or at once when the thread cannot get
 there by itself (blocked, halted, failed, stopped): nobody waits for something that will not come.
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from walsync.checkpoint.failures import FailureKind, describe_error
+from walsync.checkpoint.rates import RateMeter
 from walsync.checkpoint.status import CheckpointState, CheckpointStatus
 from walsync.exceptions import (
     ApplyTimeoutError,
@@ -41,6 +42,8 @@ class Progress:
     def __init__(self, *, paused: bool) -> None:
         self._condition = threading.Condition(threading.Lock())
         self.applied_id = _NEVER
+        self.state_changed: Final = threading.Event()
+        """Set when the state changes, for one who watches it from outside and clears it."""
         self._state: CheckpointState = "stopped"
         self._since = time.time()
         self._error: BaseException | None = None
@@ -49,6 +52,7 @@ class Progress:
         self._failures = 0
         self._next_retry: float | None = None
         self._applied_entries = 0
+        self._applied_rate = RateMeter()
         self._applied_changes = 0
         self._batches = 0
         self._last_applied_at: float | None = None
@@ -78,6 +82,7 @@ class Progress:
                 failures=self._failures,
                 replay_pending=self._replay_pending,
                 applied_entries=self._applied_entries,
+                applied_per_s=self._applied_rate.per_second(),
                 applied_changes=self._applied_changes,
                 batches=self._batches,
                 last_applied_at=self._last_applied_at,
@@ -283,6 +288,7 @@ class Progress:
             self.applied_id = EntryId(max(self.applied_id, through))
             if entries:
                 self._applied_entries += entries
+                self._applied_rate.note(self._applied_entries)
                 self._applied_changes += changes
                 self._batches += 1
                 self._last_applied_at = time.time()
@@ -357,4 +363,5 @@ class Progress:
         if state != self._state:
             self._state = state
             self._since = time.time()
+            self.state_changed.set()
         self._condition.notify_all()

@@ -39,7 +39,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import BigInteger, TypeEngine
 
 from walsync.changes import RowChanges, StatementChange, TypeSpec, restore_type
-from walsync.checkpoint.multirow import MultiRowInsert, multi_row_insert
+from walsync.checkpoint.multirow import CompoundStatement, MultiRowInsert, compound_statement, multi_row_insert
 from walsync.exceptions import CorruptEntryError, EntryRejectedError, TargetBlockedError
 
 __all__ = ["BindRows", "PreparedRows", "Shape", "prepare_rows", "prepare_statement", "shape_of"]
@@ -49,6 +49,9 @@ BindRows: TypeAlias = Callable[[Sequence[Sequence[Any]]], list[Any]]
 
 _SHAPES_MAX: Final = 1024
 """Prepared shapes kept per dialect; past it all are dropped and made anew."""
+
+# Drivers of MariaDB that put the values into the text: the server takes no parameters in a compound statement.
+_WRITES_OUT_PARAMETERS: Final = ("pymysql", "mysqldb")
 
 # A name that no column has: SQLAlchemy refuses a parameter named like a column of the statement.
 _PREFIX: Final = "walsync__"
@@ -91,7 +94,7 @@ class PreparedRows:
 
     with_commit_time: bool
 
-    multi_row: MultiRowInsert | None = None
+    multi_row: MultiRowInsert | CompoundStatement | None = None
     """For several rows, where the driver's executemany would send them one by one."""
 
 
@@ -183,9 +186,12 @@ def _finish(
     else:
         # SQLAlchemy may have to escape names for the driver; these have nothing to escape.
         bind = _named(names, processors)
-    multi_row = None
-    if kind == "insert" and with_commit_time and dialect.name in ("mysql", "mariadb"):
-        multi_row = multi_row_insert(sql, dialect.paramstyle)
+    multi_row: MultiRowInsert | CompoundStatement | None = None
+    if dialect.name in ("mysql", "mariadb"):
+        if kind == "insert":
+            multi_row = multi_row_insert(sql, dialect.paramstyle) if with_commit_time else None
+        elif getattr(dialect, "is_mariadb", False) and dialect.driver in _WRITES_OUT_PARAMETERS:
+            multi_row = compound_statement(sql, dialect.paramstyle)
     return PreparedRows(construct, sql, bind, bind_named, with_commit_time, multi_row)
 
 

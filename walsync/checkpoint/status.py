@@ -48,6 +48,9 @@ class CheckpointStatus:
     applied_entries: int = 0
     """Entries applied since the start."""
 
+    applied_per_s: float = 0.0
+    """Entries applied a second, of the last 10 seconds."""
+
     applied_changes: int = 0
     """Rows and statements applied since the start."""
 

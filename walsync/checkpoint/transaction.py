@@ -2,27 +2,40 @@
 
 The order inside is the whole of exactly-once: the watermark is moved first, by compare-and-set, and everything else is
 committed with it or not at all.
+
+A batch is first tried with its changes arranged into few statements (`walsync.checkpoint.ordering`). If the target
+refuses that, it is rolled back and tried once more in the order of the log, which alone says what is to be refused.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from walsync.changes import ChangeSet
+from walsync.changes import ChangeSet, RowChanges
 from walsync.checkpoint.apply import apply_changes
 from walsync.checkpoint.batch import ids
+from walsync.checkpoint.catalog import Catalog, Facts
+from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.engine import ApplyingEngine, begin
 from walsync.checkpoint.events import EventSource, Verdict, call_before_replay, call_rejected
+from walsync.checkpoint.failures import FailureKind, classify, describe_error
+from walsync.checkpoint.ordering import worth_arranging
 from walsync.checkpoint.watermark import Watermark, resume_after
 from walsync.exceptions import TargetUnavailableError
 from walsync.wal import EntryId, WriteAheadLog
 
 __all__ = ["FencedError", "ListenerError", "Target"]
+
+_logger: Final = logging.getLogger("walsync.checkpoint")
+
+_IN_ORDER_BATCHES: Final = 16
+"""So many batches are not arranged after one that was refused for it: what an application does once, it does again."""
 
 
 class FencedError(Exception):
@@ -31,6 +44,14 @@ class FencedError(Exception):
 
 class ListenerError(Exception):
     """An event listener raised something that is not an error of the target; it is the `__cause__`."""
+
+
+class _Passing(NamedTuple):
+    """How a transaction moves the watermark, and what is done before it is committed."""
+
+    after: EntryId
+    through: EntryId
+    before_commit: Callable[[], None]
 
 
 class Target:
@@ -43,6 +64,7 @@ class Target:
         events: EventSource,
         watermark: Watermark,
         log_name: str,
+        config: CheckpointConfig,
     ) -> None:
         self.engine: Final = engine
         self.dialect_name: Final = engine.dialect.name
@@ -50,6 +72,9 @@ class Target:
         self._events = events
         self._watermark = watermark
         self._log_name = log_name
+        self._catalog = Catalog(config.catalog_max_age_s)
+        self._reorder = config.reorder
+        self._in_order_for = 0
         self.replay_through = EntryId(0)
         """Entries up to this one were in the log when it was opened: applying them is replay."""
 
@@ -60,6 +85,7 @@ class Target:
         """
         if isinstance(self.engine, ApplyingEngine):
             self.engine.initialise()
+        self._catalog.forget()
         self._watermark.ensure_table(self.engine)
         found = self._read(log)
         if found is None:
@@ -90,6 +116,7 @@ class Target:
         *,
         through: EntryId | None = None,
         pinpoint: bool = False,
+        in_order: bool = False,
         before_commit: Callable[[], None] = lambda: None,
         on_committed: Callable[[], None] = lambda: None,
     ) -> int:
@@ -98,19 +125,65 @@ class Target:
         `after` is where the watermark must be, `through` where it is moved to; None: to the last of the entries.
         `pinpoint` names the very row in an error, at the cost of speed. `before_commit` is called when all is executed,
         and what it raises undoes everything; `on_committed` as soon as COMMIT was answered, before `after_checkpoint`.
-        Raises `FencedError`,
-        `ListenerError`, `EntryRejectedError`, and what the target raises; then nothing was committed, except where the
-        answer to COMMIT was lost: ask `synchronise`.
+        `in_order`: in the order of the log from the beginning, because it is being found out what is wrong. Raises
+        `FencedError`, `ListenerError`, `EntryRejectedError`, and what the target raises; then nothing was committed,
+        except where the answer to COMMIT was lost: ask `synchronise`.
         """
+        _, last_id = ids(change_sets)
+        passing = _Passing(after, last_id if through is None else through, before_commit)
+        facts = None if pinpoint or in_order else self._facts(change_sets)
+        if facts is None:
+            return self._commit(change_sets, passing, None, pinpoint, on_committed)
+        committed = False
+
+        def note_committed() -> None:
+            nonlocal committed
+            committed = True
+            on_committed()
+
+        try:
+            return self._commit(change_sets, passing, facts, False, note_committed)
+        except (FencedError, ListenerError):
+            raise
+        except Exception as error:
+            # The tables decide what an error means, and what they do not claim goes on.
+            failure = classify(error, self.dialect_name)
+            if committed or failure is None or failure.kind is FailureKind.TRANSIENT:
+                raise
+            self._catalog.forget()
+            refusal = describe_error(error)
+        count = self._commit(change_sets, passing, None, False, on_committed)
+        self._in_order_for = _IN_ORDER_BATCHES
+        _logger.info("the target took a batch in the order of the log only; rearranged it said: %s", refusal)
+        return count
+
+    def _facts(self, change_sets: Sequence[ChangeSet]) -> Facts | None:
+        """What is known of the tables of these entries; None if their changes are to be left in their order."""
+        if not self._reorder or not worth_arranging(change_sets):
+            return None
+        if self._in_order_for:
+            self._in_order_for -= 1
+            return None
+        tables = {c.table for change_set in change_sets for c in change_set.changes if isinstance(c, RowChanges)}
+        return self._catalog.facts(self.engine, tables)
+
+    def _commit(
+        self,
+        change_sets: Sequence[ChangeSet],
+        passing: _Passing,
+        facts: Facts | None,
+        pinpoint: bool,
+        on_committed: Callable[[], None],
+    ) -> int:
         first_id, last_id = ids(change_sets)
         session = self._session_factory(self.engine)
         try:
             connection = begin(session, self.engine)
-            if not self._watermark.advance(connection, after, last_id if through is None else through):
+            if not self._watermark.advance(connection, passing.after, passing.through):
                 raise FencedError
             self._fire("before_checkpoint", session, first_id, last_id)
-            count = self._apply(session, connection, change_sets, pinpoint)
-            before_commit()
+            count = self._apply(session, connection, change_sets, pinpoint, facts)
+            passing.before_commit()
             session.commit()
             on_committed()
             self._fire("after_checkpoint", session, first_id, last_id)
@@ -133,11 +206,18 @@ class Target:
         finally:
             session.close()
 
-    def _apply(self, session: Session, connection: Connection, change_sets: Sequence[ChangeSet], pinpoint: bool) -> int:
+    def _apply(
+        self,
+        session: Session,
+        connection: Connection,
+        change_sets: Sequence[ChangeSet],
+        pinpoint: bool,
+        facts: Facts | None,
+    ) -> int:
         dispatch: Any = self._events.dispatch
         first_id, _ = ids(change_sets)
         if first_id > self.replay_through or not (dispatch.before_replay or dispatch.after_replay):
-            return apply_changes(connection, change_sets, row_by_row=pinpoint)
+            return apply_changes(connection, change_sets, row_by_row=pinpoint, facts=facts)
         count = 0
         for change_set in change_sets:
             assert change_set.entry_id is not None

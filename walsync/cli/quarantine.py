@@ -213,7 +213,12 @@ def open_quarantine(directory: Path, *, engine: Any = None, schema: str | None =
     def connect() -> Target:
         watermark = Watermark(log_uuid, "walsync quarantine retry", schema)
         return Target(
-            engine, lambda bind: Session(bind, expire_on_commit=False), EventSource(), watermark, f"log {log_uuid}"
+            engine,
+            lambda bind: Session(bind, expire_on_commit=False),
+            EventSource(),
+            watermark,
+            f"log {log_uuid}",
+            config,
         )
 
     return Quarantine(store, connect, config)

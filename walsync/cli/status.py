@@ -1,11 +1,16 @@
-"""`walsync status`: what waits in a log, whether it is healthy, who has it open, and what the target says.
+"""`walsync status`: what waits in a log, whether it is healthy, who has it open, what the checkpointer does, and what
+the target says.
 
 The log alone knows which entries it has released, and it writes that down only now and then. So without `--target` the
-backlog is an upper bound; with it, the watermark in the target says exactly what is applied.
+backlog is an upper bound; with it, the watermark in the target says exactly what is applied. What the checkpointer
+does, or why it does not, it writes down itself (`walsync.checkpoint.status_file`).
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -16,6 +21,7 @@ import typer
 from rich.text import Text
 
 from walsync.changes import decode_change_set
+from walsync.checkpoint.status_file import CheckpointReport, read_report
 from walsync.checkpoint.watermark import resume_after
 from walsync.cli.examine import examine, holder_of
 from walsync.cli.output import (
@@ -35,6 +41,8 @@ from walsync.exceptions import CorruptEntryError, DamagedLogError, EntryNotFound
 from walsync.wal import Entry, LogVerification, read_log
 
 __all__ = ["status"]
+
+_HOLDERS_ARE_SEEN: bool = sys.platform == "linux"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +87,7 @@ def status(
         backlog = _backlog(directory, max(found.checkpointed_id, applied_id or 0))
         quarantined = quarantined_entries(directory)
     holder = holder_of(directory)
+    report = read_report(directory)
     if as_json:
         print_json(
             {
@@ -89,11 +98,20 @@ def status(
                 **asdict(backlog),
                 "quarantined_entries": quarantined,
                 "backlog_is_exact": applied_id is not None,
+                "checkpointer": None
+                if report is None
+                else {
+                    **asdict(report),
+                    "process": _process_of(report, holder),
+                    "age_s": _seconds_since(report.written_at),
+                },
                 "target": None if asked is None else asdict(asked),
             }
         )
     else:
         _print(directory, found, backlog, asked, holder, quarantined)
+        if report is not None:
+            _print_report(report, _process_of(report, holder))
     raise typer.Exit(_exit_code(found, asked))
 
 
@@ -169,6 +187,43 @@ def _print(
         console.print(Text("Damaged: ", style="bold red").append(damage, style="default"))
     if asked is not None and asked.error is not None:
         print_error(asked.error)
+
+
+def _process_of(report: CheckpointReport, holder: int | None) -> str:
+    """ "alive": it has the log open; "closed": it runs, and has not; "gone"; "unknown": not to be seen from here."""
+    if holder == report.process_id:
+        return "alive"
+    if holder is not None or report.host != socket.gethostname():
+        # Another one opened the log since, or process ids are counted differently where it runs.
+        return "unknown"
+    try:
+        os.kill(report.process_id, 0)
+    except ProcessLookupError:
+        return "gone"
+    except OSError:
+        return "unknown"
+    # Where nobody can say who has the log open, a process that runs is taken to have it.
+    return "closed" if _HOLDERS_ARE_SEEN else "alive"
+
+
+def _seconds_since(moment: float) -> float:
+    return max(0.0, datetime.now(timezone.utc).timestamp() - moment)
+
+
+def _print_report(report: CheckpointReport, process: str) -> None:
+    words = f"{report.state} since {_age(_seconds_since(report.since))}"
+    if process != "alive":
+        whose = {
+            "gone": f"process {report.process_id}, which is gone",
+            "closed": f"process {report.process_id}, which has closed the log",
+        }.get(process, f"process {report.process_id} on {report.host}, which cannot be seen from here")
+        words = f"was {report.state} {_age(_seconds_since(report.written_at))} ago, in {whose}"
+    style = "default" if report.state in ("running", "paused", "stopped") else "bold red"
+    line = Text(f"{'applying':<10} ", style="bold").append(words, style=style)
+    if report.last_error is not None:
+        where = f"entry {report.entry_id}: " if report.entry_id is not None else ""
+        line.append(f"; {where}{report.last_error}", style="default")
+    console.print(line)
 
 
 def _backlog_text(backlog: Backlog, *, exact: bool) -> str:

@@ -16,8 +16,9 @@ from walsync.journal import KeyAllocator, KeyConfig
 from walsync.journal.key_file import KeyFile
 from walsync.journal.key_sources import TargetKeySource
 from walsync.session.config import SessionConfig
-from walsync.session.journal import Journal, RecoveringCheckpointer
+from walsync.session.journal import Journal, JournalCheckpointer
 from walsync.session.pending import PendingTables
+from walsync.session.rebuild import TableIndexer
 from walsync.session.routing import SessionHooks
 from walsync.session.scope import Scope
 from walsync.wal import LogConfig, WriteAheadLog
@@ -47,8 +48,9 @@ def attach(
     `KeyConfig`, `SessionConfig`.
 
     Opening the log recovers it: every entry that is not applied yet is read and checked, the target's watermark is
-    asked, and what is missing is replayed in the background; reads wait for what concerns them. If the target cannot be
-    reached, commits work all the same, and the watermark is asked when it is back.
+    asked, and what is missing is replayed in the background; reads wait for what concerns them. Where very much waits,
+    they wait for all of it at first: which tables it writes is looked up in the background as well. If the target
+    cannot be reached, commits work all the same, and the watermark is asked when it is back.
 
     Factories get ``expire_on_commit=False`` unless `expire_on_commit` says otherwise (a factory cannot tell
     SQLAlchemy's default from a choice): expired attributes would be read back from the target, each time waiting for
@@ -64,8 +66,8 @@ def attach(
     engine = _choose_target(target, bound)
     scope = Scope(include, exclude)
     pending = PendingTables()
-    checkpointer = RecoveringCheckpointer(
-        pending, engine, config=checkpoint or CheckpointConfig(), session_factory=_applying_sessions(sessions)
+    checkpointer = JournalCheckpointer(
+        engine, config=checkpoint or CheckpointConfig(), session_factory=_applying_sessions(sessions)
     )
     opened = WriteAheadLog.recover(directory, checkpointer, config=log or LogConfig())
     try:
@@ -79,12 +81,15 @@ def attach(
             scope=scope,
             config=session or SessionConfig(),
         )
+        indexer = TableIndexer(opened, pending, lambda: checkpointer.applied_id)
         checkpointer.report_to(journal)
         checkpointer.start(opened)
     except BaseException:
         opened.close()
         raise
+    journal.on_detach(indexer.stop)
     try:
+        indexer.start()
         checkpointer.check_watermark()
     except BaseException:
         journal.close(drain=False)

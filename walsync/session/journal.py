@@ -22,17 +22,25 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from walsync.changes import ChangeSet, TableName, encode_change_set
-from walsync.changes.codec import decode_tables
+from walsync.changes.codec import decode_parts
 from walsync.checkpoint import Quarantine, SQLAlchemyCheckpointer
 from walsync.checkpoint.events import EventSource
-from walsync.exceptions import ApplyTimeoutError, EntryRejectedError, LogError, ReadTimeoutError, UsageError
+from walsync.checkpoint.rates import RateMeter
+from walsync.exceptions import (
+    ApplyTimeoutError,
+    EntryNotFoundError,
+    EntryRejectedError,
+    LogError,
+    ReadTimeoutError,
+    UsageError,
+)
 from walsync.journal import JournalDialect, KeyAllocator, SessionJournalEngine, TransactionBuffer, journal_engine
 from walsync.session.config import SessionConfig
 from walsync.session.pending import PendingTables
 from walsync.session.reads import ReadEngine
 from walsync.session.scope import Scope
 from walsync.session.state import SessionState, state_of
-from walsync.session.stats import JournalStats
+from walsync.session.stats import JournalStats, estimate
 from walsync.session.upgrade import release_target
 from walsync.wal import EntryId, WriteAheadLog
 
@@ -42,7 +50,7 @@ METADATA: Final = "walsync.metadata"
 DURABILITY: Final = "walsync.durability"
 
 _AGE_SAMPLES: Final = 4096
-"""Commit times kept for the age of the backlog. A longer backlog's age is that of the oldest one kept, or more."""
+"""Commit times kept for the age of the backlog. In a longer one the oldest entry is asked itself."""
 
 
 class Journal(EventSource):
@@ -62,6 +70,8 @@ class Journal(EventSource):
         keys: KeyAllocator,
         scope: Scope,
         config: SessionConfig,
+        clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.target = target
         self.log = log
@@ -78,11 +88,13 @@ class Journal(EventSource):
         self._detach: list[Callable[[], None]] = []
         self._lock = threading.Lock()  # guards the counters below and _closed; no I/O while it is held
         self._closed = False
-        self._started = time.monotonic()
+        self._clock = clock
+        self._clock_ns = clock_ns
         self._buffered = 0
         self._direct: Counter[str] = Counter()
         self._recent: deque[tuple[EntryId, float]] = deque(maxlen=_AGE_SAMPLES)
-        self._applied_at_start = checkpointer.applied_id
+        self._committed_rate = RateMeter(log.last_id, clock=clock)
+        self._oldest: tuple[EntryId, int] | None = None  # an entry that was looked at for the age, and its commit time
 
     # ------------------------------------------------------------------------------------------ committing
 
@@ -99,7 +111,7 @@ class Journal(EventSource):
             metadata = {}
         elif not isinstance(metadata, dict):
             raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
-        change_set = ChangeSet(time.time_ns(), self.origin, metadata, buffer.changes)
+        change_set = ChangeSet(self._clock_ns(), self.origin, metadata, buffer.changes)
         checkpointer = self.checkpointer
         checkpointer.raise_if_failed()
         checkpointer.admit()
@@ -110,7 +122,8 @@ class Journal(EventSource):
         if state is not None:
             state.last_entry_id = entry_id
         self._buffered += 1
-        self._recent.append((entry_id, time.monotonic()))
+        self._recent.append((entry_id, self._clock()))
+        self._committed_rate.note(entry_id)
         for listener in self.dispatch.after_append:
             listener(self, entry_id, change_set)
 
@@ -208,34 +221,59 @@ class Journal(EventSource):
         return self.checkpointer.quarantine
 
     def stats(self) -> JournalStats:
-        """The figures of this moment. Does no I/O."""
+        """The figures of this moment. Reads one entry of the log where many wait, or some from before it was opened."""
         status = self.checkpointer.status
         applied = self.checkpointer.applied_id
         durable = self.log.durable_id
-        now = time.monotonic()
-        elapsed = max(now - self._started, 1e-9)
+        waiting = max(0, durable - applied)
+        commits_per_s = self._committed_rate.per_second()
+        trend, catch_up_s = estimate(waiting, commits_per_s, status.applied_per_s, status.state)
         with self._lock:
             direct = dict(self._direct)
         return JournalStats(
             durable_entry_id=durable,
             applied_entry_id=applied,
-            backlog_entries=max(0, durable - applied),
-            backlog_bytes=self.log.backlog_bytes if durable > applied else 0,
-            backlog_age_s=self._age(applied, now) if durable > applied else None,
+            backlog_entries=waiting,
+            backlog_bytes=self.log.backlog_bytes if waiting else 0,
+            backlog_age_s=self._age(applied) if waiting else None,
+            backlog_trend=trend,
+            catch_up_s=catch_up_s,
+            commits_per_s=commits_per_s,
+            applied_per_s=status.applied_per_s,
             state=status.state,
+            state_since=status.since,
             last_error=status.last_error,
+            failures=status.failures,
+            next_retry_s=status.next_retry_s,
+            rejected_entry_id=status.rejected_entry_id,
+            replay_pending=status.replay_pending,
             quarantined_entries=status.quarantined_entries,
             buffered_transactions=self._buffered,
             direct_transactions=sum(direct.values()),
             direct_reasons=direct,
-            commits_per_s=self._buffered / elapsed,
-            applied_per_s=max(0, applied - self._applied_at_start) / elapsed,
         )
 
-    def _age(self, applied: EntryId, now: float) -> float | None:
-        for entry_id, committed in list(self._recent):
-            if entry_id > applied:
-                return now - committed
+    def _age(self, applied: EntryId) -> float | None:
+        """Seconds since the commit of the first entry after `applied`; None if it cannot be told."""
+        recent = list(self._recent)
+        # Threads note their entries as they come: one that is a little late is younger than the first by nothing.
+        if recent and recent[0][0] <= applied + 1:
+            now = self._clock()
+            return next((max(0.0, now - committed) for entry_id, committed in recent if entry_id > applied), None)
+        oldest = self._oldest
+        if oldest is None or oldest[0] <= applied:
+            oldest = self._oldest = self._look_up_oldest(applied)
+        return None if oldest is None else max(0.0, (self._clock_ns() - oldest[1]) / 1e9)
+
+    def _look_up_oldest(self, applied: EntryId) -> tuple[EntryId, int] | None:
+        try:
+            for entry in self.log.entries(applied):
+                header = next(iter(decode_parts(entry.id, entry.chunks())))
+                assert isinstance(header, ChangeSet)
+                return entry.id, header.commit_time_ns
+        except (LogError, EntryNotFoundError):
+            # Released at this moment, or unreadable: figures are no place to report that.
+            return None
         return None
 
     # --------------------------------------------------------------------------------------------- closing
@@ -290,20 +328,14 @@ class Journal(EventSource):
         return f"<Journal {self.log.directory!r} to {self.target.url!r}: {state}>"
 
 
-class RecoveringCheckpointer(SQLAlchemyCheckpointer):
-    """Also rebuilds the index of pending tables, from every entry that is found when the log is opened."""
+class JournalCheckpointer(SQLAlchemyCheckpointer):
+    """Calls a journal's listeners. What an entry writes is looked up by `TableIndexer`, and not while opening."""
 
-    def __init__(self, pending: PendingTables, target: Engine, **kwargs: Any) -> None:
-        super().__init__(target, **kwargs)
-        self._pending = pending
+    recovers_entries = False
 
     def report_to(self, journal: Journal) -> None:
         """Call this journal's listeners. Before `start()`."""
         self._events = journal
-
-    def recover(self, entry: Any) -> None:
-        super().recover(entry)
-        self._pending.note(decode_tables(entry.id, entry.chunks()), entry.id)
 
 
 def _plain_session(session: Any) -> Session:

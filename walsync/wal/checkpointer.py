@@ -55,12 +55,15 @@ class Checkpointer:
     self_driven: ClassVar[bool] = False
     """True: it has a thread of its own and calls `log.checkpoint(through)`; the log then starts none for it."""
 
+    recovers_entries: ClassVar[bool] = True
+    """False: `recover` is not called, which saves opening a long log from reading all of it a second time."""
+
     def should_recover_segment(self, segment: SegmentInfo) -> Recovery:
         """Asked while opening, once for each segment that holds entries not yet checkpointed, oldest first."""
         return Recovery.RECOVER
 
     def recover(self, entry: Entry) -> None:
-        """Called while opening, once for each entry not yet checkpointed, in order."""
+        """Called while opening, once for each entry not yet checkpointed, in order, if `recovers_entries`."""
 
     def checkpoint_to(self, last_id: EntryId, entries: Iterator[Entry], log: WriteAheadLog) -> None:
         """Make `entries` durable elsewhere, the last of which is `last_id`. When this returns they are released."""

@@ -1,8 +1,13 @@
-"""Writers on a line that is cut, stalled, refused and slow at random: no commit fails, and the target ends up exact.
+"""Writers on a line that is cut, stalled, refused and slow at random, to a server that is restarted, or killed and
+started, in between: no commit fails, and the target ends up exact.
 
 Each thread has rows of its own, so what must be in the end is known to the last value. A read may fail on such a line;
 one that answers must be right. `WALSYNC_BAD_LINE_S` is how long the line is bad, in seconds; `WALSYNC_SEED` repeats a
 run's choices, though not the moments at which the threads make them.
+
+What such a run finds is tested as well, with a product that is broken on purpose: without the watermark's compare, and
+with a COMMIT that is repeated blindly when its answer was lost. A COMMIT that arrives late, after the checkpointer has
+asked where the target stands, is what tells them from the right one, so that is what the line then does most.
 """
 
 from __future__ import annotations
@@ -12,17 +17,21 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, String, create_engine, make_url, select, update
+from sqlalchemy import Connection, Engine, ForeignKey, String, create_engine, event, func, make_url, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 
 import walsync
+from tests.support.databases import fresh_database
 from tests.support.proxy import Direction, TcpProxy, Verdict
+from tests.support.servers import PrivateServer
+from walsync.checkpoint.applier import Applier
+from walsync.checkpoint.watermark import Watermark
 
 THREADS = 4
 BAD_LINE_S = 20.0
@@ -223,20 +232,33 @@ class Writer:
 
 
 class BadLine:
-    """Spoils the proxy's line in a random way for a while, again and again."""
+    """Spoils the proxy's line in a random way for a while, again and again, and restarts the server behind it.
 
-    def __init__(self, proxy: TcpProxy, seed: int, stop: threading.Event) -> None:
+    With `late_chance` it does nothing but let COMMITs arrive late, each with this chance.
+    """
+
+    def __init__(
+        self,
+        proxy: TcpProxy,
+        server: PrivateServer,
+        seed: int,
+        stop: threading.Event,
+        late_chance: float | None = None,
+    ) -> None:
         self.done: Counter[str] = Counter()
         self._proxy = proxy
+        self._server = server
+        self._late_chance = late_chance
         self._random = random.Random(f"{seed} line")
         self._watch_random = random.Random(f"{seed} watch")
         self._stop = stop
 
     def spoil(self, until: float) -> None:
         self._proxy.watch = self._watch
-        ways = [self._cut, self._short_stall, self._long_stall, self._refuse, self._slow]
+        ways = [self._cut, self._short_stall, self._long_stall, self._refuse, self._slow, self._restart, self._kill]
+        weights = (60, 40, 10, 30, 20, 5, 5)
         while time.monotonic() < until and not self._stop.is_set():
-            way = self._random.choices(ways, (6, 4, 1, 3, 2))[0]
+            way = self._leave_alone if self._late_chance else self._random.choices(ways, weights)[0]
             self.done[way.__name__.strip("_")] += 1
             way()
             self._last(0.05, 0.4)
@@ -251,6 +273,10 @@ class BadLine:
     def _watch(self, connection: int, direction: Direction, data: bytes) -> Verdict:
         if direction is Direction.TO_CLIENT:
             return Verdict.DELIVER
+        if self._late_chance is not None:
+            late = b"COMMIT" in data and self._watch_random.random() < self._late_chance
+            self.done["late"] += late
+            return Verdict.DELIVER_LATE if late else Verdict.DELIVER
         # A COMMIT is where it matters most; and it is a small part of what goes over the line.
         chance = CUT_AT_COMMIT if b"COMMIT" in data else CUT_ELSEWHERE
         if self._watch_random.random() > chance:
@@ -281,6 +307,18 @@ class BadLine:
         self._last(0.05, 0.5)
         self._proxy.accept()
 
+    def _restart(self) -> None:
+        """In order: the server ends its sessions, and lets nobody in meanwhile."""
+        self._server.restart()
+
+    def _kill(self) -> None:
+        self._server.stop(immediate=True)
+        self._last(0.0, 1.0)
+        self._server.start()
+
+    def _leave_alone(self) -> None:
+        pass
+
     def _slow(self) -> None:
         self._proxy.latency_s = self._random.choice((0.0, 0.001, 0.01, 0.05))
         self._proxy.bandwidth_bytes_per_s = self._random.choice((None, 100_000.0, 1_000_000.0))
@@ -288,16 +326,26 @@ class BadLine:
 
 @pytest.fixture(
     params=[
-        pytest.param("empty_postgres_url", id="postgresql", marks=pytest.mark.postgresql),
-        pytest.param("empty_mariadb_url", id="mariadb", marks=pytest.mark.mariadb),
+        pytest.param("private_postgresql", id="postgresql", marks=pytest.mark.postgresql),
+        pytest.param("private_mariadb", id="mariadb", marks=pytest.mark.mariadb),
     ]
 )
-def target(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def server(request: pytest.FixtureRequest) -> PrivateServer:
+    found: PrivateServer = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def target(server: PrivateServer) -> Iterator[Engine]:
     """Without the proxy."""
-    engine = create_engine(request.getfixturevalue(request.param))
-    Base.metadata.create_all(engine)
-    yield engine
-    engine.dispose()
+    with fresh_database(server.url) as url:
+        engine = create_engine(url, pool_pre_ping=True)
+        Base.metadata.create_all(engine)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+            server.start()
 
 
 def rows_by_key(target: Engine) -> Model:
@@ -308,12 +356,12 @@ def rows_by_key(target: Engine) -> Model:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_writers_on_a_bad_line_lose_nothing_and_repeat_nothing(target: Engine, tmp_path: Path) -> None:
+def run_writers(
+    server: PrivateServer, target: Engine, directory: Path, length_s: float, late_chance: float | None = None
+) -> None:
+    """Writes for so long on a bad line, and compares the target with what the writers committed."""
     seed = int(os.environ.get("WALSYNC_SEED", random.SystemRandom().randrange(2**32)))
     print(f"WALSYNC_SEED={seed}")
-    length_s = float(os.environ.get("WALSYNC_BAD_LINE_S", BAD_LINE_S))
     backend = make_url(target.url).get_backend_name()
     stop = threading.Event()
     with TcpProxy("127.0.0.1", target.url.port or 0) as proxy:
@@ -325,12 +373,18 @@ def test_writers_on_a_bad_line_lose_nothing_and_repeat_nothing(target: Engine, t
         factory = sessionmaker(line)
         journal = walsync.attach(
             factory,
-            tmp_path / "log",
+            directory / "log",
             checkpoint=CHECKPOINT,
             session=walsync.SessionConfig(read_timeout_s=READ_TIMEOUT_S),
         )
         writers = [Writer(number, factory, seed, stop) for number in range(1, THREADS + 1)]
-        bad_line = BadLine(proxy, seed, stop)
+        bad_line = BadLine(proxy, server, seed, stop, late_chance)
+
+        def halted(*arguments: Any) -> None:
+            # Nothing more will be learned.
+            stop.set()
+
+        event.listen(journal, "halted", halted)
         try:
             for writer in writers:
                 writer.thread.start()
@@ -365,6 +419,63 @@ def test_writers_on_a_bad_line_lose_nothing_and_repeat_nothing(target: Engine, t
     found = rows_by_key(target)
     for name, rows in expected.items():
         assert found[name] == rows, name
-    # The line was as bad as it was meant to be, and the writers wrote: otherwise this proves nothing.
-    assert commits > length_s
-    assert proxy.opened_connections > length_s
+    if late_chance is None:
+        # The line was as bad as it was meant to be, and the writers wrote: otherwise this proves nothing.
+        assert commits > length_s
+        assert proxy.opened_connections > length_s
+    else:
+        assert bad_line.done["late"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_writers_on_a_bad_line_lose_nothing_and_repeat_nothing(
+    server: PrivateServer, target: Engine, tmp_path: Path
+) -> None:
+    run_writers(server, target, tmp_path, float(os.environ.get("WALSYNC_BAD_LINE_S", BAD_LINE_S)))
+
+
+LATE_S = 15.0
+LATE_CHANCE = 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_commits_that_arrive_late_are_not_repeated(server: PrivateServer, target: Engine, tmp_path: Path) -> None:
+    """The right product on the line on which the broken ones below are found."""
+    run_writers(server, target, tmp_path, LATE_S / 3, LATE_CHANCE)
+
+
+def without_compare(watermark: Watermark, connection: Connection, expected: int, through: int) -> bool:
+    """Sets, and does not compare."""
+    row = watermark.table.c
+    changed = (
+        update(watermark.table)
+        .where(row.log_uuid == watermark._key)
+        .values(last_entry_id=through, applied_at=func.current_timestamp(), origin="")
+    )
+    return connection.execute(changed).rowcount == 1
+
+
+def blind(synchronise: Callable[[Applier], None]) -> Callable[[Applier], None]:
+    """Asks the target where it stands when it starts, and never again."""
+
+    def once(applier: Applier) -> None:
+        if not applier._progress.applied_id:
+            synchronise(applier)
+
+    return once
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", ["no compare", "commits repeated blindly"])
+def test_a_product_that_repeats_a_commit_is_found(
+    server: PrivateServer, target: Engine, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watermark, "advance", without_compare)
+    if fault == "commits repeated blindly":
+        monkeypatch.setattr(Applier, "_synchronise", blind(Applier._synchronise))
+    with pytest.raises((AssertionError, walsync.TargetError)) as found:
+        run_writers(server, target, tmp_path, LATE_S, LATE_CHANCE)
+    print(f"found: {found.value}")

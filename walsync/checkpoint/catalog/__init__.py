@@ -8,7 +8,7 @@ is asked, once for each table and then again every `CheckpointConfig.catalog_max
 keys act on). A database that is not known has no facts, and its changes are applied in order.
 """
 
-from walsync.checkpoint.catalog.catalog import Catalog
+from walsync.checkpoint.catalog.catalog import Catalog, Facts
 from walsync.checkpoint.catalog.facts import UNKNOWN, Reference, TableFacts, UniqueSet
 
-__all__ = ["UNKNOWN", "Catalog", "Reference", "TableFacts", "UniqueSet"]
+__all__ = ["UNKNOWN", "Catalog", "Facts", "Reference", "TableFacts", "UniqueSet"]

@@ -44,7 +44,8 @@ class Catalog:
 
     def forget(self) -> None:
         """The next question is put to the target. After a failure, which may come of a change to its tables."""
-        self._facts.clear()
+        # Another dict: whoever has asked goes on with what was said.
+        self._facts = {}
 
     def facts(self, engine: Engine, tables: Collection[TableName]) -> Facts | None:
         """The facts of at least these tables; None where the database is not known, or does not tell.
@@ -66,7 +67,7 @@ class Catalog:
             self._read_at = now
         try:
             with engine.connect() as connection:
-                self._facts.update(reader(connection, missing))
+                found = reader(connection, missing)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -78,4 +79,5 @@ class Catalog:
                     error.orig,
                 )
             return None
+        self._facts.update(found)
         return self._facts

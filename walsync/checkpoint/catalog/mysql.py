@@ -139,6 +139,7 @@ def read_facts(connection: Connection, tables: Collection[TableName]) -> dict[Ta
                 indexes.get(identity, {}),
                 tuple(references.get(identity, ())),
                 acted_on(identity, acting),
+                {key.parent_columns for keys in references.values() for key in keys if key.parent == identity},
             )
     return found
 
@@ -172,6 +173,7 @@ def _table(
     indexes: dict[str, list[Any]],
     references: tuple[Reference, ...],
     acted: tuple[Any, ...],
+    referred: set[tuple[str, ...]],
 ) -> TableFacts:
     folds: dict[str, Fold] = {}
     drawn: list[tuple[str, str]] = []
@@ -195,6 +197,8 @@ def _table(
             unique.append(UniqueSet(tuple(names)))
         if index == "PRIMARY":
             key = tuple(names)
+    # A foreign key may point to columns that are not unique; that they are taken for it costs nothing but speed.
+    unique.extend(UniqueSet(names) for names in sorted(referred) if UniqueSet(names) not in unique)
     wanted = {name for found in unique for name in found.columns}
     wanted.update(name for reference in references for name in reference.columns)
     return TableFacts(

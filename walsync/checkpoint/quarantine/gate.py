@@ -31,8 +31,7 @@ from typing import Final
 from walsync.changes import ChangeSet
 from walsync.changes.codec import decode_parts
 from walsync.checkpoint.batch import ids
-from walsync.checkpoint.catalog import Catalog
-from walsync.checkpoint.catalog.catalog import Facts
+from walsync.checkpoint.catalog import Catalog, Facts
 from walsync.checkpoint.quarantine.held import Footprint, HeldRows, tables_of
 from walsync.checkpoint.quarantine.record import QuarantinedEntry
 from walsync.checkpoint.quarantine.store import QuarantineStore
@@ -142,6 +141,7 @@ class Gate:
         after: EntryId,
         *,
         pinpoint: bool = False,
+        in_order: bool = False,
         on_committed: Callable[[], None] = lambda: None,
     ) -> tuple[int, int]:
         """`Target.commit` of those that may be applied; the others are put aside with it. (Entries, changes) applied.
@@ -150,12 +150,14 @@ class Gate:
         lost: ask `Target.synchronise` and `synchronise`.
         """
         if not self.active or not self._keeps_any(change_sets):
-            changes = self._target.commit(change_sets, after, pinpoint=pinpoint, on_committed=on_committed)
+            changes = self._target.commit(
+                change_sets, after, pinpoint=pinpoint, in_order=in_order, on_committed=on_committed
+            )
             return len(change_sets), changes
         with self._store.locked(self._timeout_s, self._interrupted):
             # With the lock held nobody takes anything out.
             self.refresh()
-            return self._commit_some(change_sets, after, pinpoint, on_committed)
+            return self._commit_some(change_sets, after, pinpoint, in_order, on_committed)
 
     def _keeps_any(self, change_sets: Sequence[ChangeSet]) -> bool:
         facts = self._facts(change_sets)
@@ -166,7 +168,12 @@ class Gate:
         return False
 
     def _commit_some(
-        self, change_sets: Sequence[ChangeSet], after: EntryId, pinpoint: bool, on_committed: Callable[[], None]
+        self,
+        change_sets: Sequence[ChangeSet],
+        after: EntryId,
+        pinpoint: bool,
+        in_order: bool,
+        on_committed: Callable[[], None],
     ) -> tuple[int, int]:
         facts = self._facts(change_sets)
         free: list[ChangeSet] = []
@@ -203,7 +210,13 @@ class Gate:
             changes = 0
             if free:
                 changes = self._target.commit(
-                    free, after, through=through, pinpoint=pinpoint, before_commit=write, on_committed=on_committed
+                    free,
+                    after,
+                    through=through,
+                    pinpoint=pinpoint,
+                    in_order=in_order,
+                    before_commit=write,
+                    on_committed=on_committed,
                 )
             else:
                 self._target.pass_over(after, through, write)

@@ -32,9 +32,8 @@ from typing import Final, TypeAlias
 
 from walsync.changes import ChangeSet, RowChanges, StatementChange, TableName
 from walsync.changes.model import Change
-from walsync.checkpoint.catalog import UNKNOWN, TableFacts
-from walsync.checkpoint.catalog.catalog import Facts
-from walsync.checkpoint.footprint import rows_touched, values_of
+from walsync.checkpoint.catalog import UNKNOWN, Facts, TableFacts
+from walsync.checkpoint.footprint import rows_touched, value_places, values_at
 
 __all__ = ["MAX_HELD_ROWS", "Footprint", "HeldRows", "tables_of"]
 
@@ -303,12 +302,10 @@ def _written(change: RowChanges, columns: Sequence[str], facts: TableFacts) -> I
     """The folded values that rows get in these columns, as far as they can be told; none where one is NULL."""
     if change.kind == "delete" or not any(facts.column(name) in columns for name in change.columns):
         return
-    # Columns that are not written keep the value by which the row is found; of a name that is both, the new value wins.
-    split = len(change.columns)
-    read = values_of(facts, columns, [*change.keys, *change.columns])
+    read = values_at(facts, columns, value_places(change, facts))
     if read is not None:
         for row in change.rows:
-            value = read([*row[split:], *row[:split]])
+            value = read(row)
             if value is not None and value is not UNKNOWN:
                 yield value
 
