@@ -1,7 +1,7 @@
 """From the log to the target: entries are applied in batches, exactly once, in commit order.
 
 - `checkpointer`: `SQLAlchemyCheckpointer`, what the other layers and users see.
-- `applier`: the thread; what a failure leads to. `progress`: what it shares with everybody else.
+- `applier`: the thread; what a failure leads to. `waits`: how long. `progress`: what it shares with everybody else.
 - `transaction`: one transaction of the target. `watermark`: the row that makes it exactly-once.
 - `apply`, `statements`, `multirow`: from recorded changes to what a driver executes; also used by sessions that go on
   directly.

@@ -26,8 +26,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from walsync.changes import ChangeSet
@@ -39,17 +37,15 @@ from walsync.checkpoint.failures import Failure, FailureKind, classify, describe
 from walsync.checkpoint.progress import Progress
 from walsync.checkpoint.quarantine.gate import Gate
 from walsync.checkpoint.transaction import FencedError, ListenerError, Target
+from walsync.checkpoint.waits import Again, Delayed, Halted, Stuck, Waits, waiting_for
 from walsync.exceptions import (
     DamagedLogError,
     EntryNotFoundError,
     EntryRejectedError,
     LogClosedError,
-    LogError,
     LogPoisonedError,
-    LogTimeoutError,
     LogVersionError,
     QuarantineFullError,
-    WalsyncError,
     WatermarkGapError,
 )
 from walsync.wal import EntryId, WriteAheadLog
@@ -99,13 +95,11 @@ class Applier:
         self._backlog = backlog
         self._gate = gate
         self._quarantined = 0
-        self._random = jitter or random.Random()
+        self._waits = Waits(config, progress, jitter or random.Random(), lambda error: target.announce("halted", error))
         self._after = EntryId(0)
         self._synchronised = False
         self._recovered_from: EntryId | None = None
         self._replay_done = False
-        self._logged_at = 0.0
-        self._logged_state = ""
 
     def run(self) -> None:
         """Applies until it is told to stop. Never raises: a fault is kept in `Progress`."""
@@ -140,7 +134,7 @@ class Applier:
                 self._synchronise()
                 self._synchronised = True
             elif self._gate is not None:
-                with _waiting_for(None):
+                with waiting_for(None):
                     self._gate.refresh()
                 self._count_quarantined()
             change_sets = self._gather()
@@ -148,33 +142,39 @@ class Applier:
                 self._apply(change_sets)
         except (LogClosedError, ListenerError):
             raise
-        except (FencedError, EntryNotFoundError):
+        except Exception as error:  # noqa: BLE001  What is nobody's but the program's is raised again.
+            # Whatever it was, ask where the target stands before going on.
+            self._synchronised = False
+            self._wait_after(error)
+
+    def _wait_after(self, error: Exception) -> None:
+        """What a failure leads to. Raises it again if it is nobody's but the program's."""
+        waits = self._waits
+        if isinstance(error, (FencedError, EntryNotFoundError)):
             # EntryNotFoundError: the entries being read were applied and released by the other one.
             _logger.warning("another applier moved the watermark of this log; asking the target where it stands")
-            self._synchronised = False
-        except (WatermarkGapError, DamagedLogError, LogVersionError) as error:
-            self._halt(error, None, None)
-        except _Halted as halted:
-            self._halt(halted.error, halted.kind, halted.entry_id)
-        except _Again as again:
-            self._wait_transient(again.error, again.failure, again.entry_id)
-        except _Delayed as delayed:
-            self._wait_for_quarantine(delayed.error, delayed.entry_id)
-        except _Stuck as stuck:
-            self._wait_blocked(stuck.error, stuck.failure, stuck.entry_id)
-        except Exception as error:
-            # Whatever the target's driver may raise: the tables say what it is, and what they do not claim is raised
-            # again.
+        elif isinstance(error, (WatermarkGapError, DamagedLogError, LogVersionError)):
+            waits.halt(error, None, None)
+        elif isinstance(error, Halted):
+            waits.halt(error.error, error.kind, error.entry_id)
+        elif isinstance(error, Again):
+            waits.transient(error.error, error.failure, error.entry_id)
+        elif isinstance(error, Delayed):
+            waits.quarantine(error.error, error.entry_id)
+        elif isinstance(error, Stuck):
+            waits.blocked(error.error, error.failure, error.entry_id)
+        else:
+            # Whatever the target's driver may raise: the tables say what it is, and what they do not claim goes on.
             failure = classify(error, self._target.dialect_name)
             if failure is None:
-                raise
+                raise error
             if failure.kind is FailureKind.TRANSIENT:
-                self._wait_transient(error, failure)
+                waits.transient(error, failure)
             elif failure.kind is FailureKind.REJECTED:
                 # No entry was being applied: the watermark's own statements were refused.
-                self._wait_blocked(error, Failure(FailureKind.UNKNOWN, failure.reason), None)
+                waits.blocked(error, Failure(FailureKind.UNKNOWN, failure.reason), None)
             else:
-                self._wait_blocked(error, failure, None)
+                waits.blocked(error, failure, None)
 
     # ------------------------------------------------------------------------------------------ one round
 
@@ -187,7 +187,7 @@ class Applier:
             self._release(found)
             self._progress.advance(found, 0, 0)
         if self._gate is not None:
-            with _waiting_for(None):
+            with waiting_for(None):
                 self._gate.synchronise(found)
             self._count_quarantined()
         self._check_recovered()
@@ -198,7 +198,7 @@ class Applier:
         if log.durable_id <= after:
             # All is in, whatever was wrong before. While something waits, only a commit proves that the target is well:
             # a watermark that can be read says nothing about a full disk.
-            self._well()
+            self._waits.well()
             try:
                 holding = self._gate is not None and self._gate.active
                 if not log.wait_durable(after, _IDLE_HOLDING_S if holding else _IDLE_S):
@@ -256,7 +256,7 @@ class Applier:
         self._target.pass_over(self._after, through)
         self._after = through
         self._release(through)
-        self._well()
+        self._waits.well()
         self._progress.advance(through, 0, 0)
         self._check_recovered()
 
@@ -277,7 +277,7 @@ class Applier:
                 raise
             except QuarantineFullError as error:
                 if len(part) == 1:
-                    raise _Halted(error, None, ids(part)[0]) from error
+                    raise Halted(error, None, ids(part)[0]) from error
                 # What stands before the one that has no room is applied.
                 refused_end = end
                 continue
@@ -310,16 +310,16 @@ class Applier:
         """An entry that was refused alone. Returns when it is put aside; else raises what is to happen."""
         entry_id, _ = ids([change_set])
         if failure.kind is not FailureKind.REJECTED:
-            raise _Stuck(error, failure, entry_id) from error
+            raise Stuck(error, failure, entry_id) from error
         policy = Verdict(self._config.on_reject)
         rejection = self._rejection(entry_id, error, policy)
         verdict = self._target.announce_rejected(change_set, rejection) or policy
         if verdict is not policy:
             rejection = self._rejection(entry_id, error, verdict)
         if verdict is Verdict.RETRY:
-            raise _Again(rejection, failure, entry_id) from error
+            raise Again(rejection, failure, entry_id) from error
         if verdict is Verdict.HALT:
-            raise _Halted(rejection, FailureKind.REJECTED, entry_id) from error
+            raise Halted(rejection, FailureKind.REJECTED, entry_id) from error
         self._put_aside(change_set, describe_error(error), discarded=verdict is Verdict.DISCARD)
 
     def _rejection(self, entry_id: EntryId, error: Exception, verdict: Verdict) -> EntryRejectedError:
@@ -332,7 +332,7 @@ class Applier:
     def _put_aside(self, change_set: ChangeSet, reason: str, *, discarded: bool) -> None:
         entry_id, _ = ids([change_set])
         if self._gate is None:
-            raise _Halted(
+            raise Halted(
                 EntryRejectedError(
                     f"the target refuses entry {entry_id} ({reason}), and a listener of 'rejected' wants it put aside; "
                     "but this log has no directory, and so no quarantine. The entry and everything after it are kept "
@@ -342,7 +342,7 @@ class Applier:
                 FailureKind.REJECTED,
                 entry_id,
             )
-        with _waiting_for(entry_id):
+        with waiting_for(entry_id):
             self._gate.put_aside(change_set, self._after, reason, discarded=discarded)
         self._after = entry_id
         self._release(entry_id)
@@ -368,7 +368,7 @@ class Applier:
                 change_sets, self._after, pinpoint=pinpoint, in_order=searching, on_committed=on_committed
             )
         else:
-            with _waiting_for(None):
+            with waiting_for(None):
                 entries, changes = self._gate.commit(
                     change_sets, self._after, pinpoint=pinpoint, in_order=searching, on_committed=on_committed
                 )
@@ -376,7 +376,7 @@ class Applier:
 
     def _advanced(self, through: EntryId, entries: int, changes: int) -> None:
         """The watermark is past these entries."""
-        self._well()
+        self._waits.well()
         self._progress.advance(through, entries, changes)
         self._count_quarantined()
         self._backlog.settle()
@@ -400,113 +400,3 @@ class Applier:
         if count > 0:
             _logger.info("recovered: %d entries that were in the log when it was opened are applied", count)
             self._target.announce("recovered", count)
-
-    # ------------------------------------------------------------------------------------------- failures
-
-    def _wait_transient(self, error: Exception, failure: Failure, entry_id: EntryId | None = None) -> None:
-        self._wait_growing(
-            error,
-            failure.kind,
-            entry_id,
-            f"the target cannot apply entries now ({describe_error(error)}, {failure.reason}); trying again",
-        )
-
-    def _wait_for_quarantine(self, error: Exception, entry_id: EntryId | None) -> None:
-        what = "entries" if entry_id is None else f"entry {entry_id}"
-        self._wait_growing(
-            error, None, entry_id, f"{what} cannot be applied now: {describe_error(error)}; trying again"
-        )
-
-    def _wait_growing(self, error: Exception, kind: FailureKind | None, entry_id: EntryId | None, message: str) -> None:
-        self._synchronised = False
-        failures = self._progress.troubled("retrying", error, kind, entry_id)
-        config = self._config
-        # 2 ** 40 is far above any bound, and a float can hold it.
-        ceiling = min(config.retry_max_s, config.retry_initial_s * 2.0 ** min(failures - 1, 40))
-        wait_s = self._jittered(ceiling)
-        self._report("retrying", "%s", message)
-        self._progress.wait_retry(wait_s, self._config.waited_retry_max_s)
-
-    def _wait_blocked(self, error: Exception, failure: Failure, entry_id: EntryId | None) -> None:
-        self._synchronised = False
-        self._progress.troubled("blocked", error, failure.kind, entry_id)
-        what = "entries cannot be applied" if entry_id is None else f"entry {entry_id} cannot be applied"
-        self._report(
-            "blocked",
-            "%s until somebody changes the target (%s, %s); trying again every %g s",
-            what,
-            describe_error(error),
-            failure.reason,
-            self._config.blocked_retry_s,
-        )
-        self._progress.wait_retry(self._jittered(self._config.blocked_retry_s), self._config.blocked_retry_s)
-
-    def _halt(self, error: BaseException, kind: FailureKind | None, entry_id: EntryId | None) -> None:
-        self._synchronised = False
-        self._progress.troubled("halted", error, kind, entry_id)
-        _logger.error("the checkpointer has halted, and waits for resume(): %s", describe_error(error))
-        self._target.announce("halted", error)
-        self._progress.wait_retry(None, 0.0)
-
-    def _well(self) -> None:
-        self._progress.well()
-        self._logged_state = ""
-
-    def _jittered(self, seconds: float) -> float:
-        return seconds * (1.0 - self._config.retry_jitter * self._random.random())
-
-    def _report(self, state: str, message: str, *arguments: object) -> None:
-        """A line in the log when a state is new, and then at most every `log_every_s`."""
-        now = time.monotonic()
-        if state == self._logged_state and now - self._logged_at < self._config.log_every_s:
-            return
-        self._logged_state, self._logged_at = state, now
-        _logger.warning(message, *arguments)
-
-
-class _Halted(Exception):
-    """Nothing more is applied until somebody says so."""
-
-    def __init__(self, error: WalsyncError, kind: FailureKind | None, entry_id: EntryId) -> None:
-        self.error = error
-        self.kind = kind
-        self.entry_id = entry_id
-
-
-class _Stuck(Exception):
-    """An entry cannot be applied until somebody changes the target."""
-
-    def __init__(self, error: Exception, failure: Failure, entry_id: EntryId) -> None:
-        self.error = error
-        self.failure = failure
-        self.entry_id = entry_id
-
-
-class _Again(_Stuck):
-    """An entry is refused, and a listener wants it tried again."""
-
-
-class _Delayed(Exception):
-    """The quarantine cannot be read or changed now."""
-
-    def __init__(self, error: LogError, entry_id: EntryId | None) -> None:
-        self.error = error
-        self.entry_id = entry_id
-
-
-@contextmanager
-def _waiting_for(entry_id: EntryId | None) -> Iterator[None]:
-    """Around what is done with the quarantine: says which of its failures pass, and which do not."""
-    try:
-        yield
-    except QuarantineFullError as error:
-        if entry_id is None:
-            raise
-        raise _Halted(error, None, entry_id) from error
-    except LogTimeoutError as error:
-        raise _Delayed(error, entry_id) from error
-    except LogError as error:
-        # The directory cannot be read or written. Of the classes below LogError, each means something else.
-        if type(error) is not LogError:
-            raise
-        raise _Delayed(error, entry_id) from error

@@ -23,7 +23,6 @@ from sqlalchemy.orm import Session
 
 from walsync.checkpoint.applier import Applier
 from walsync.checkpoint.backlog import Backlog
-from walsync.checkpoint.catalog import Catalog
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.engine import ApplyingEngine, make_engine
 from walsync.checkpoint.events import EventSource
@@ -132,7 +131,6 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
                 self._store(log),
                 target,
                 log,
-                Catalog(self.config.catalog_max_age_s),
                 timeout_s=self.config.quarantine_timeout_s,
                 interrupted=lambda: self._progress.interrupted,
             )

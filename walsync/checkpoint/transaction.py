@@ -72,7 +72,7 @@ class Target:
         self._events = events
         self._watermark = watermark
         self._log_name = log_name
-        self._catalog = Catalog(config.catalog_max_age_s)
+        self.catalog = Catalog(config.catalog_max_age_s)
         self._reorder = config.reorder
         self._in_order_for = 0
         self.replay_through = EntryId(0)
@@ -85,7 +85,7 @@ class Target:
         """
         if isinstance(self.engine, ApplyingEngine):
             self.engine.initialise()
-        self._catalog.forget()
+        self.catalog.forget()
         self._watermark.ensure_table(self.engine)
         found = self._read(log)
         if found is None:
@@ -150,7 +150,7 @@ class Target:
             failure = classify(error, self.dialect_name)
             if committed or failure is None or failure.kind is FailureKind.TRANSIENT:
                 raise
-            self._catalog.forget()
+            self.catalog.forget()
             refusal = describe_error(error)
         count = self._commit(change_sets, passing, None, False, on_committed)
         self._in_order_for = _IN_ORDER_BATCHES
@@ -165,7 +165,7 @@ class Target:
             self._in_order_for -= 1
             return None
         tables = {c.table for change_set in change_sets for c in change_set.changes if isinstance(c, RowChanges)}
-        return self._catalog.facts(self.engine, tables)
+        return self.catalog.facts(self.engine, tables)
 
     def _commit(
         self,

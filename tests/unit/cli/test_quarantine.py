@@ -156,3 +156,13 @@ def test_a_commit_that_is_in_the_quarantine_is_not_taken_for_applied(journal: wa
 def test_show_prints_json_that_is_whole(journal: walsync.Journal, directory: Path) -> None:
     result = invoke("quarantine", "show", directory, "3", "--json")
     assert json.loads(result.stdout)["changes"]
+
+
+def test_salvage_takes_the_quarantine_along(journal: walsync.Journal, directory: Path, tmp_path: Path) -> None:
+    journal.quarantine.discard([3])
+    journal.close()
+    assert "The quarantine is copied: 2 files." in invoke("salvage", directory, tmp_path / "new").stdout
+    listed = invoke_json("quarantine", "list", tmp_path / "new")
+    assert [entry["entry_id"] for entry in listed["entries"]] == [2]
+    assert invoke("quarantine", "show", tmp_path / "new", "2").exit_code == 0
+    assert len(invoke_json("quarantine", "list", tmp_path / "new", "--discarded")["entries"]) == 1

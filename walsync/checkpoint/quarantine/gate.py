@@ -31,7 +31,7 @@ from typing import Final
 from walsync.changes import ChangeSet
 from walsync.changes.codec import decode_parts
 from walsync.checkpoint.batch import ids
-from walsync.checkpoint.catalog import Catalog, Facts
+from walsync.checkpoint.catalog import Facts
 from walsync.checkpoint.quarantine.held import Footprint, HeldRows, tables_of
 from walsync.checkpoint.quarantine.record import QuarantinedEntry
 from walsync.checkpoint.quarantine.store import QuarantineStore
@@ -54,7 +54,6 @@ class Gate:
         store: QuarantineStore,
         target: Target,
         log: WriteAheadLog,
-        catalog: Catalog,
         *,
         timeout_s: float,
         interrupted: Callable[[], bool],
@@ -62,7 +61,7 @@ class Gate:
         self._store = store
         self._target = target
         self._log = log
-        self._catalog = catalog
+        self._catalog = target.catalog
         self._timeout_s = timeout_s
         self._interrupted = interrupted
         self._held = HeldRows()

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +45,7 @@ from walsync.wal import EntryId
 from walsync.wal.storage.file import FileStorage
 from walsync.wal.storage.protocol import Storage
 
-__all__ = ["DIRECTORY", "QuarantineStore"]
+__all__ = ["DIRECTORY", "QuarantineStore", "copy_files"]
 
 DIRECTORY: Final = "quarantine"
 
@@ -272,3 +273,31 @@ def _name(entry_id: EntryId, suffix: str) -> str:
 
 def _discarded(entry: QuarantinedEntry) -> QuarantinedEntry:
     return replace(entry, discarded=True)
+
+
+def copy_files(directory: str | os.PathLike[str], new_directory: str | os.PathLike[str]) -> int:
+    """Copy the quarantine of a log directory into another one, byte by byte, durably. How many files that were.
+
+    Whole or damaged: what a file holds is for its reader to judge. Raises `LogError`.
+    """
+    source = FileStorage(Path(directory) / DIRECTORY, network_file_systems=True)
+    aim = FileStorage(Path(new_directory) / DIRECTORY, network_file_systems=True)
+    names = [name for name in source.list() if name.endswith((_ENTRY, _DISCARDED))]
+    try:
+        if names:
+            aim.prepare()
+        for name in names:
+            shutil.copyfile(source.describe(name), aim.describe(name))
+            file = aim.open(name)
+            try:
+                file.sync()
+            finally:
+                file.close()
+        if names:
+            aim.sync_directory()
+    except OSError as error:
+        raise LogError(
+            f"the quarantine {source.directory} could not be copied to {aim.directory}: {error}. Copy the directory by "
+            "other means before the new log is used: the entries in it are nowhere else"
+        ) from error
+    return len(names)
