@@ -162,8 +162,12 @@ class Backlog:
         return [number for number, fate in self.fate.items() if fate != "applied"]
 
 
-def make_backlog(seed_number: int, count: int, share: float = 0.01) -> Backlog:
-    """Transactions of one to three rows; a share of them runs into one of the causes, each in turn."""
+def make_backlog(seed_number: int, count: int, share: float = 0.01, care: float = 0.2) -> Backlog:
+    """Transactions of one to three rows; a share of them runs into one of the causes, each in turn.
+
+    With `care`, 0 to 1, rows that are held back are left alone: they draw others in, and without it most of a long
+    backlog would be held back in the end.
+    """
     source = random.Random(seed_number)
     poisoned = max(len(CAUSES), int(count * share))
     places = sorted(source.sample(range(count // 10, count), poisoned))
@@ -171,11 +175,12 @@ def make_backlog(seed_number: int, count: int, share: float = 0.01) -> Backlog:
     seeded = _seeded(causes)
     world, target = _seeded(causes), _seeded(causes)
     _impose(target, causes)
-    maker = _Maker(source, world)
+    maker = _Maker(source, world, care)
     # Rows with which a cause is to meet its entry are left alone until then.
     maker.reserved = {victim(number) for number in causes} | {ghost(number) for number in causes}
     entries, fate = [], {}
     held = _Held()
+    maker.held = held.rows
     for number in range(1, count + 1):
         operations = maker.poison(number, causes[number]) if number in causes else maker.transaction()
         # The cause being mended, it is right.
@@ -194,13 +199,13 @@ def make_backlog(seed_number: int, count: int, share: float = 0.01) -> Backlog:
 
 class _Held:
     def __init__(self) -> None:
-        self._rows: set[Row] = set()
+        self.rows: set[Row] = set()
         self._names: set[str] = set()
         self._accounts: set[int] = set()
 
     def touches(self, operations: list[Operation]) -> bool:
         return any(
-            operation.row in self._rows
+            operation.row in self.rows
             or operation.values.get("name") in self._names
             or (operation.kind == "delete" and operation.table == "accounts" and operation.key in self._accounts)
             for operation in operations
@@ -208,7 +213,7 @@ class _Held:
 
     def add(self, operations: list[Operation]) -> None:
         for operation in operations:
-            self._rows.add(operation.row)
+            self.rows.add(operation.row)
             if "name" in operation.values:
                 self._names.add(operation.values["name"])
             if "account_id" in operation.values:
@@ -218,17 +223,21 @@ class _Held:
 class _Maker:
     """Makes transactions that are right in the world as it is."""
 
-    def __init__(self, source: random.Random, world: Database) -> None:
+    def __init__(self, source: random.Random, world: Database, care: float) -> None:
+        self._care = care
         self._source = source
         self._world = world
         self._next = 10_000
         self.reserved: set[int] = set()
+        self.held: set[Row] = set()
 
     def _new_key(self) -> int:
         self._next += 1
         return self._next
 
     def _some(self, table: str, taken: set[Row]) -> int | None:
+        if self._source.random() < self._care:
+            taken = taken | self.held
         keys = [
             key
             for key in self._world.tables[table]

@@ -46,6 +46,10 @@ class ListenerError(Exception):
     """An event listener raised something that is not an error of the target; it is the `__cause__`."""
 
 
+_PINPOINT_CHANGES: Final = 5000
+"""An entry of the quarantine of up to so many changes is applied so that a refusal names the very row."""
+
+
 class _Passing(NamedTuple):
     """How a transaction moves the watermark, and what is done before it is committed."""
 
@@ -259,7 +263,7 @@ class Target:
             rewritten: ChangeSet | None = self._call(call_before_replay, self._events.dispatch, session, change_set)
             if rewritten is None:
                 return "left out"
-            apply_changes(connection, rewritten, row_by_row=True)
+            apply_changes(connection, rewritten, row_by_row=rewritten.change_count <= _PINPOINT_CHANGES)
             self._fire("after_replay", session, rewritten)
             session.commit()
         finally:

@@ -107,9 +107,11 @@ def watermarks(engine: Engine) -> list[int]:
         return list(connection.execute(text(f"SELECT last_entry_id FROM {TABLE_NAME}")).scalars())
 
 
-def check_poison(engines: tuple[Engine, Engine], directory: Path, start: Start, count: int, **settings: Any) -> None:
+def check_poison(
+    engines: tuple[Engine, Engine], directory: Path, start: Start, backlog: Backlog, **settings: Any
+) -> None:
     target, direct = engines
-    backlog = make_backlog(7, count)
+    count = len(backlog.entries)
     fates = set(backlog.fate.values())
     assert fates == {"applied", "rejected", "depends"}, "a backlog without one of them proves nothing"
     execute_directly(direct, backlog)
@@ -216,7 +218,7 @@ def test_lost_answers_to_commit_around_the_quarantine_count_once(
 
 
 def test_exactly_what_may_be_applied_is_applied(engines: tuple[Engine, Engine], tmp_path: Path, start: Start) -> None:
-    check_poison(engines, tmp_path / "log", start, 400, batch_changes=150)
+    check_poison(engines, tmp_path / "log", start, make_backlog(7, 400, share=0.02), batch_changes=150)
 
 
 @pytest.mark.slow
@@ -224,4 +226,4 @@ def test_exactly_what_may_be_applied_is_applied(engines: tuple[Engine, Engine], 
 def test_exactly_what_may_be_applied_of_a_long_backlog_is_applied(
     engines: tuple[Engine, Engine], tmp_path: Path, start: Start
 ) -> None:
-    check_poison(engines, tmp_path / "log", start, 20_000)
+    check_poison(engines, tmp_path / "log", start, make_backlog(7, 20_000, care=0.7))
