@@ -7,7 +7,9 @@ entries were executed directly.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,45 @@ def test_lost_answers_to_commit_around_the_quarantine_count_once(
         assert checkpointer.quarantine.list() == []
         assert_databases_equal(target, direct, TABLES)
         assert watermarks(target) == [len(backlog.entries)], "receipts are removed"
+        checkpointer.stop()
+
+
+def test_retries_while_entries_come_keep_the_order(
+    engines: tuple[Engine, Engine], tmp_path: Path, start: Start
+) -> None:
+    """Entries come, the cause is mended in the middle, and somebody retries all the time: nothing is applied twice or
+    early."""
+    target, direct = engines
+    backlog = make_backlog(3, 300, share=0.05)
+    execute_directly(direct, backlog)
+    seed(target, backlog)
+    impose_causes(target, backlog)
+    half = len(backlog.entries) // 2
+    stop = threading.Event()
+    applied: list[int] = []
+    with WriteAheadLog.recover(tmp_path / "log") as log:
+        checkpointer = start(log, target, batch_changes=10, batch_delay_s=0.0)
+
+        def retry_for_ever() -> None:
+            while not stop.is_set():
+                applied.extend(checkpointer.quarantine.retry(timeout=WAIT_S).applied)
+
+        with ThreadPoolExecutor(1) as pool:
+            retrying = pool.submit(retry_for_ever)
+            try:
+                for number, changes in enumerate(backlog.entries):
+                    if number == half:
+                        checkpointer.wait_applied(log.last_id, WAIT_S)
+                        mend_causes(target, backlog)
+                    append(log, *changes)
+                checkpointer.wait_applied(log.last_id, WAIT_S)
+            finally:
+                stop.set()
+            retrying.result(WAIT_S)
+        applied.extend(checkpointer.quarantine.retry().applied)
+        assert checkpointer.quarantine.ids() == []
+        assert len(applied) == len(set(applied)) > 5
+        assert_databases_equal(target, direct, TABLES)
         checkpointer.stop()
 
 

@@ -49,7 +49,8 @@ _Entries: TypeAlias = "list[QuarantinedEntry]"
 __all__ = ["Quarantine", "QuarantineRetry"]
 
 _AHEAD: Final = (
-    "the checkpointer has not moved past it yet, and does so by itself: let the application run, and try again"
+    "the target's watermark has not passed it, or this is not the log's target; the checkpointer has not moved past it "
+    "yet and does so by itself: let the application run, and try again"
 )
 
 
