@@ -83,6 +83,7 @@ class Plan:
         self.source = random.Random(seed)
         self.last_id = 0
         self.alive: dict[type[Base], list[int]] = {model: [] for model in (Customer, Product, Purchase, Line, Note)}
+        self.lines_of: dict[int, list[int]] = {}
         self.transactions = [[self.insert(model)] for model in (Customer, Product, Purchase, Line, Note)]
         self.transactions += [self.transaction() for _ in range(transactions)]
 
@@ -95,7 +96,7 @@ class Plan:
             return self.insert(self.source.choices([*self.alive], [1, 1, 3, 6, 3])[0])
         if draw < 0.9:
             return self.update(self.source.choice([*self.alive]))
-        return self.delete(self.source.choice([Line, Note]))
+        return self.delete(self.source.choices([Line, Note, Purchase], [4, 4, 1])[0])
 
     def insert(self, model: type[Base]) -> Step:
         self.last_id += 1
@@ -109,6 +110,7 @@ class Plan:
             values |= {"customer_id": pick(Customer), "state": "new"}
         elif model is Line:
             values |= {"purchase_id": pick(Purchase), "product_id": pick(Product), "count": key % 9}
+            self.lines_of.setdefault(values["purchase_id"], []).append(key)
         else:
             values |= {"customer_id": pick(Customer), "text": f"note {key} " * 5}
         self.alive[model].append(key)
@@ -136,8 +138,20 @@ class Plan:
         if len(alive) < 2:
             return self.update(model)
         key = alive.pop(self.source.randrange(len(alive)))
-        statement = delete(model).where(model.id == key)  # type: ignore[attr-defined]
-        return lambda session: session.execute(statement, execution_options={"synchronize_session": False})
+        gone = [(model, key)]
+        if model is Purchase:
+            # Its lines go first.
+            lines = [line for line in self.lines_of.pop(key, []) if line in self.alive[Line]]
+            for line in lines:
+                self.alive[Line].remove(line)
+            gone = [*((Line, line) for line in lines), *gone]
+        statements: list[Any] = [delete(other).where(other.id == row) for other, row in gone]  # type: ignore[attr-defined]
+
+        def remove(session: Session) -> None:
+            for statement in statements:
+                session.execute(statement, execution_options={"synchronize_session": False})
+
+        return remove
 
     def run(self, factory: sessionmaker[Session]) -> float:
         begin = time.perf_counter()

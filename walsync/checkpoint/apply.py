@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from walsync.changes import ChangeSet, RowChanges, StatementChange, TableName
 from walsync.checkpoint.catalog import Facts
+from walsync.checkpoint.lookup import look_up
 from walsync.checkpoint.ordering import Step, arrange
 from walsync.checkpoint.statements import PreparedRows, Shape, prepare_rows, prepare_statement, shape_cache, shape_of
 from walsync.exceptions import EntryRejectedError, TargetUnavailableError
@@ -65,7 +66,7 @@ def apply_changes(
     run = _Run(connection, row_by_row)
     sets = (change_sets,) if isinstance(change_sets, ChangeSet) else change_sets
     if facts is not None and not run.translates:
-        for step in arrange(sets, facts):
+        for step in arrange(sets, facts, lambda question: look_up(connection, question)):
             run.take(step)
     else:
         for change_set in sets:

@@ -173,7 +173,12 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         self._wake()
 
     def resume(self) -> None:
-        """Ends a pause; and tries at once again what is halted, blocked or waiting for a retry. Returns at once."""
+        """Ends a pause; and tries at once again what is halted, blocked or waiting for a retry. Returns at once.
+
+        What is known of the target's tables is asked anew: they may have been changed meanwhile.
+        """
+        if self._target is not None:
+            self._target.forget_tables()
         self._progress.order(pause=False, retry=True)
         self._wake()
 

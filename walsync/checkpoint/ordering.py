@@ -27,8 +27,8 @@ For the proof, take any pair for which the order is not kept, and look at what e
 each case that is left out below ("acquire" after "acquire", "refer" after "release") both orders end in a refusal, as
 what would have made one of them pass is itself ordered behind both.
 
-Pure: no I/O, no clock. Costs one or two dictionary look-ups for a row, and as many again for each unique set and each
-foreign key of its table that matter to the batch.
+Pure but for what it is given to look up rows with; no clock. Costs one or two looks into a dictionary for a row, and as
+many again for each unique set and each foreign key of its table that matter to the batch.
 """
 
 from __future__ import annotations
@@ -36,17 +36,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from walsync.changes import ChangeSet, RowChanges, StatementChange
 from walsync.checkpoint.catalog import UNKNOWN, Facts, TableFacts
 from walsync.checkpoint.footprint import Values, folded_at, identities, key_places, value_places, values_at
+from walsync.checkpoint.lookup import Question
 from walsync.checkpoint.statements import shape_of
 
-__all__ = ["CHANGES_MAX", "Step", "arrange", "worth_arranging"]
+__all__ = ["CHANGES_MAX", "LookUp", "Step", "arrange", "worth_arranging"]
 
 CHANGES_MAX: Final = 100_000
 """Rows past which a batch is applied as it is: a huge entry, most often of one shape, would need as many notes."""
+
+LookUp: TypeAlias = Callable[[Question], list[Sequence[Any]]]
+
+_LOOK_UP_MIN: Final = 2
+"""A single row is not worth a statement."""
 
 _NEVER: Final = -1
 
@@ -81,10 +87,16 @@ def worth_arranging(change_sets: Sequence[ChangeSet]) -> bool:
     return runs > len(shapes) and count <= CHANGES_MAX
 
 
-def arrange(change_sets: Iterable[ChangeSet], facts: Facts) -> list[Step]:
-    """The steps of these entries. `facts` are those of their tables; a table without is a barrier."""
+def arrange(change_sets: Iterable[ChangeSet], facts: Facts, look_up: LookUp | None = None) -> list[Step]:
+    """The steps of these entries. `facts` are those of their tables; a table without is a barrier.
+
+    `look_up` answers for rows as they are before the batch (`walsync.checkpoint.lookup`). It is called once for a table
+    at most, where what a removed row referred to makes a difference; without it more keeps its order.
+    """
     sets = list(change_sets)
     arrangement = _Arrangement(sets, facts)
+    if look_up is not None:
+        arrangement.learn(sets, look_up)
     for change_set in sets:
         microseconds = change_set.commit_time_ns // 1000
         for change in change_set.changes:
@@ -188,7 +200,8 @@ class _Table:
     any_row: int = _NEVER
     last_row: int = _NEVER
     current: dict[Hashable, dict[int, Hashable]] = field(default_factory=dict)
-    """For rows that the batch has written: the values that they have now in `sets`, then `references`, by number."""
+    """For rows that the batch has written, or that were looked up: the values that they have now in `sets`, then
+    `references`, by number."""
 
     def before_all(self) -> int:
         """The last step that must stand before a change of rows of this table that nobody knows."""
@@ -258,6 +271,8 @@ class _Arrangement:
         self._values: dict[tuple[Hashable, tuple[str, ...]], _Values] = {}
         self._drawn: dict[str, int] = {}
         self._tables: dict[Hashable, _Table] = {}
+        self._releasing: set[Hashable] = set()
+        """Tables of which the batch removes or renames rows."""
         self._make_tables(change_sets)
 
     def add(self, change: RowChanges | StatementChange, microseconds: int) -> None:
@@ -287,6 +302,9 @@ class _Arrangement:
         self.steps.append(step)
         self._base = len(self.steps)
         self._open.clear()
+        for table in self._tables.values():
+            # It may have changed any row.
+            table.current.clear()
 
     def _put(self, plan: _Plan, table: _Table, row: Sequence[Any]) -> None:
         floor = max(self._base, table.any_row)
@@ -374,13 +392,9 @@ class _Arrangement:
             tables.setdefault(facts.identity, _Table(facts))
             if change.kind != "update" or _writes_unique(facts, change):
                 moving.add(facts.identity)
-        for table in tables.values():
-            for unique in table.facts.unique:
-                if not unique.known:
-                    table.sets.append(((), self._values_of(table.facts.identity, ("",))))
-                elif set(unique.columns) != set(table.facts.primary_key):
-                    # For the primary key itself, the notes about rows do.
-                    table.sets.append((unique.columns, self._values_of(table.facts.identity, unique.columns)))
+                if change.kind != "insert":
+                    self._releasing.add(facts.identity)
+        self._make_sets()
         for table in tables.values():
             for reference in table.facts.references:
                 if reference.parent not in moving:
@@ -391,6 +405,77 @@ class _Arrangement:
                     parent.sets.append((columns, self._values_of(reference.parent, columns)))
                 values = self._values_of(reference.parent, columns)
                 table.references.append((reference.columns, parent.facts, columns, values))
+
+    def _make_sets(self) -> None:
+        for table in self._tables.values():
+            for unique in table.facts.unique:
+                if not unique.known:
+                    table.sets.append(((), self._values_of(table.facts.identity, ("",))))
+                elif set(unique.columns) != set(table.facts.primary_key):
+                    # For the primary key itself, the notes about rows do.
+                    table.sets.append((unique.columns, self._values_of(table.facts.identity, unique.columns)))
+
+    def learn(self, change_sets: list[ChangeSet], look_up: LookUp) -> None:
+        """Finds out what rows refer to that are removed, or made to refer to others, in a batch that also removes such
+        others."""
+        questions: dict[Hashable, Question] = {}
+        seen: dict[Hashable, set[Hashable]] = {}
+        for change_set in change_sets:
+            for change in change_set.changes:
+                if isinstance(change, RowChanges):
+                    self._ask(change, questions, seen)
+        for identity, question in questions.items():
+            if len(question.rows) < _LOOK_UP_MIN:
+                continue
+            table = self._tables[identity]
+            places = {name: place for place, name in enumerate((*question.key, *question.columns))}
+            read_row = values_at(table.facts, question.key, places)
+            reads = [values_at(table.facts, columns, places) for columns, _ in table.sets]
+            reads += [
+                folded_at(parent, others, [places.get(name) for name in columns])
+                for columns, parent, others, _ in table.references
+            ]
+            for row in look_up(question):
+                known = {slot: read(row) for slot, read in enumerate(reads) if read is not None}
+                if read_row is not None:
+                    table.current[read_row(row)] = known
+
+    def _ask(
+        self, change: RowChanges, questions: dict[Hashable, Question], seen: dict[Hashable, set[Hashable]]
+    ) -> None:
+        """Adds the rows of a change of which the values before the batch are wanted."""
+        facts = self._facts.get(change.table)
+        if facts is None or facts.opaque is not None:
+            return
+        table = self._tables[facts.identity]
+        if not any(parent.identity in self._releasing for _, parent, _, _ in table.references):
+            return
+        readers = identities(change, facts)
+        if readers is None:
+            return
+        written = {facts.column(name) for name in (*change.columns, *change.commit_times)}
+        loses = change.kind == "delete" or (
+            change.kind == "update" and any(written.intersection(columns) for columns, *_ in table.references)
+        )
+        noted = seen.setdefault(facts.identity, set())
+        places = key_places(change, facts)
+        for row in change.rows:
+            identity = readers[0](row)
+            if identity in noted or identity is UNKNOWN or identity is None:
+                continue
+            if change.kind == "insert":
+                noted.add(identity)
+            elif loses:
+                noted.add(identity)
+                question = questions.get(facts.identity)
+                if question is None:
+                    names = [columns for columns, _ in table.sets] + [columns for columns, *_ in table.references]
+                    others = dict.fromkeys(name for columns in names for name in columns)
+                    types = [change.key_types[places[name] - len(change.columns)] for name in facts.primary_key]
+                    question = questions[facts.identity] = Question(
+                        change.table, facts.primary_key, tuple(types), tuple(others), []
+                    )
+                question.rows.append(tuple([row[places[name]] for name in facts.primary_key]))
 
     def _values_of(self, identity: Hashable, columns: tuple[str, ...]) -> _Values:
         return self._values.setdefault((identity, columns), _Values())

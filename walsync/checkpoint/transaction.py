@@ -105,6 +105,10 @@ class Target:
             return EntryId(0)
         return EntryId(found)
 
+    def forget_tables(self) -> None:
+        """What is known of the target's tables is asked anew. From any thread; a batch under way is not affected."""
+        self._catalog.forget()
+
     def _read(self, log: WriteAheadLog) -> int | None:
         # Everything moves while this looks at it, always upwards, and checkpointed <= watermark <= last. So the lower
         # bound is read before the watermark and the upper one after it, or work that goes well would look like a gap.

@@ -42,7 +42,10 @@ class _ReusedConnection(Connection):
             transaction.close()
         dbapi_connection.buffer.rollback()
         self._execution_options = engine.get_execution_options()
-        engine.idle.append(self)
+        if engine.is_open:
+            engine.idle.append(self)
+        else:
+            super().close()
 
 
 class SessionJournalEngine(Engine):
@@ -50,7 +53,8 @@ class SessionJournalEngine(Engine):
 
     def __init__(self, plain: Engine) -> None:
         super().__init__(plain.pool, plain.dialect, plain.url)
-        self.idle: deque[Connection] = deque()
+        self.idle: deque[_ReusedConnection] = deque()
+        self.is_open = True
 
     def connect(self) -> Connection:
         """A connection that was closed before, or a new one."""
@@ -58,3 +62,12 @@ class SessionJournalEngine(Engine):
             return self.idle.pop()
         except IndexError:
             return _ReusedConnection(self)
+
+    def dispose(self, close: bool = True) -> None:
+        """Closes the connections that lie here, and from now on each when it is given back.
+
+        The pool would keep those that nobody closes alive, and with them the journal, for as long as the process runs.
+        """
+        self.is_open = False
+        while self.idle:
+            self.idle.pop().close()

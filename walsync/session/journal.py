@@ -313,6 +313,7 @@ class Journal(EventSource):
                 try:
                     self.log.close()
                 finally:
+                    self.session_engine.dispose()
                     self.engine.dispose()
 
     def __enter__(self) -> Journal:  # noqa: PYI034 - typing.Self is not in Python 3.10

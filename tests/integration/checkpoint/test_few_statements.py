@@ -152,3 +152,28 @@ def test_the_refusal_of_one_among_many_keeps_its_code(engine: Engine) -> None:
     failure = classify(caught.value, engine.dialect.name)
     assert failure is not None
     assert failure.kind is FailureKind.REJECTED
+
+
+def test_after_a_pause_the_tables_are_looked_at_again(engine: Engine, log: WriteAheadLog) -> None:
+    checkpointer = SQLAlchemyCheckpointer(engine, config=CheckpointConfig(batch_changes=10_000, batch_delay_s=0.01))
+    checkpointer.check_watermark(log)
+    seen = executed_by(checkpointer.engine)
+    checkpointer.start(log)
+    try:
+        append_mixed(log)
+        checkpointer.wait_applied(log.last_id, WAIT_S)
+
+        def questions() -> int:
+            return sum("pg_index" in sql or "information_schema" in sql or "pragma_index" in sql for sql in seen)
+
+        asked = questions()
+        assert asked
+        checkpointer.pause()
+        for number in range(10):
+            append(log, insert((5000 + number, "x"), table=WORDS))
+            append(log, update(("y", 5000 + number), table=WORDS))
+        checkpointer.resume()
+        checkpointer.wait_applied(log.last_id, WAIT_S)
+        assert questions() > asked
+    finally:
+        checkpointer.stop(timeout=WAIT_S)

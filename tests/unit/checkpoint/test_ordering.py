@@ -152,7 +152,18 @@ class Generator:
             return self.source.choice(["a", "b", "c", "A", "a "])
         return self.source.randint(1, 4)
 
-    def change(self) -> RowChanges:
+    def statement(self) -> StatementChange:
+        """One that changes a row without saying so."""
+        table = self.source.choice(self.tables)
+        (column,) = list(table.columns)[-1:]
+        value = repr(self.value(column)).replace("None", "NULL")
+        first = next(iter(table.primary_key.columns)).name
+        sql = f"UPDATE {table.name} SET {column.name} = {value} WHERE {first} = {self.source.randint(1, 4)}"
+        return StatementChange(sql, {}, {}, [TableName(None, table.name)], [], "sqlite")
+
+    def change(self) -> RowChanges | StatementChange:
+        if self.source.random() < 0.05:
+            return self.statement()
         table = self.source.choice(self.tables)
         kind = self.source.choices(["insert", "update", "delete"], self.weights)[0]
         keys = [] if kind == "insert" else [column for column in table.columns if column.primary_key]

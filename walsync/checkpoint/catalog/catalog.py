@@ -33,7 +33,7 @@ _TABLES_MAX: Final = 10_000
 
 
 class Catalog:
-    """The facts of one target's tables. One thread at a time."""
+    """The facts of one target's tables. One thread at a time asks; any may call `forget`."""
 
     def __init__(self, max_age_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_age_s = max_age_s
