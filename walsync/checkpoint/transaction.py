@@ -107,7 +107,7 @@ class Target:
 
     def forget_tables(self) -> None:
         """What is known of the target's tables is asked anew. From any thread; a batch under way is not affected."""
-        self._catalog.forget()
+        self.catalog.forget()
 
     def _read(self, log: WriteAheadLog) -> int | None:
         # Everything moves while this looks at it, always upwards, and checkpointed <= watermark <= last. So the lower
