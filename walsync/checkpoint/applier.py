@@ -5,7 +5,7 @@ lost may be in), *gather* a batch, *commit* it in one transaction of the target,
 
 A failed batch is rolled back. What then happens depends on whose fault it is (`walsync.checkpoint.failures`):
 
-- transient: a wait that doubles each time, with jitter, and another round; for ever.
+- transient: a wait that doubles each time, with jitter, and another round, with a smaller batch; for ever.
 - anything else, in a batch of several entries: the batch is applied again in parts, so that what stands before the
   culprit arrives, and the culprit is known.
 - rejected: `CheckpointConfig.on_reject`, or a listener, says what happens. The thread halts: it applies nothing until
@@ -30,7 +30,7 @@ from typing import Final
 
 from walsync.changes import ChangeSet
 from walsync.checkpoint.backlog import Backlog
-from walsync.checkpoint.batch import Batch, ids
+from walsync.checkpoint.batch import Batch, BatchSize, ids
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.events import Verdict
 from walsync.checkpoint.failures import Failure, FailureKind, classify, describe_error
@@ -92,6 +92,7 @@ class Applier:
         self._log = log
         self._config = config
         self._progress = progress
+        self._size = BatchSize(config)
         self._backlog = backlog
         self._gate = gate
         self._quarantined = 0
@@ -210,7 +211,7 @@ class Applier:
         if log.checkpointed_id > after:
             raise FencedError
         durable_id = log.durable_id
-        batch = Batch(self._config)
+        batch = Batch(self._config, self._size.changes)
         delay_s = self._config.batch_delay_s
         sweep_s = min(delay_s / _SWEEPS, _SWEEP_MAX_S)
         deadline = time.monotonic() + delay_s
@@ -284,6 +285,8 @@ class Applier:
             except Exception as error:
                 # As in _round: the tables decide, and what they do not claim goes on.
                 failure = classify(error, self._target.dialect_name)
+                if failure is not None and failure.kind is FailureKind.TRANSIENT:
+                    self._size.failed(part)
                 if failure is None or failure.kind is FailureKind.TRANSIENT or ids(part)[1] <= self._after:
                     raise
                 if len(part) > 1 or not searching:
@@ -376,6 +379,7 @@ class Applier:
 
     def _advanced(self, through: EntryId, entries: int, changes: int) -> None:
         """The watermark is past these entries."""
+        self._size.succeeded()
         self._waits.well()
         self._progress.advance(through, entries, changes)
         self._count_quarantined()

@@ -2,6 +2,10 @@
 
 Building one is bounded by changes, by bytes, and by nothing else: an entry is never split, so a single entry larger
 than the bounds is a batch of its own. No I/O here except what reading the log does.
+
+A line that breaks every second never carries a batch that takes two: tried again as it is, it would be tried for ever.
+So a batch that did not get through is followed by one of half as many changes, down to a single entry, and one that did
+by one of twice as many (`BatchSize`).
 """
 
 from __future__ import annotations
@@ -13,7 +17,26 @@ from walsync.changes import ChangeSet, decode_change_set
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.wal import Entry, EntryId
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "BatchSize", "ids"]
+
+
+class BatchSize:
+    """How many changes the next batch may hold. One thread's alone."""
+
+    __slots__ = ("_most", "changes")
+
+    def __init__(self, config: CheckpointConfig) -> None:
+        self._most: Final = config.batch_changes
+        self.changes = config.batch_changes
+
+    def failed(self, change_sets: Sequence[ChangeSet]) -> None:
+        """This batch met a passing failure of the target."""
+        tried = sum([change_set.change_count for change_set in change_sets])
+        self.changes = max(1, min(self.changes, tried) // 2)
+
+    def succeeded(self) -> None:
+        """A batch got through."""
+        self.changes = min(self._most, self.changes * 2)
 
 
 class Batch:
@@ -21,8 +44,8 @@ class Batch:
 
     __slots__ = ("_bytes", "_changes", "_max_bytes", "_max_changes", "change_sets")
 
-    def __init__(self, config: CheckpointConfig) -> None:
-        self._max_changes: Final = config.batch_changes
+    def __init__(self, config: CheckpointConfig, max_changes: int | None = None) -> None:
+        self._max_changes: Final = config.batch_changes if max_changes is None else max_changes
         self._max_bytes: Final = config.batch_bytes
         self._changes = 0
         self._bytes = 0
