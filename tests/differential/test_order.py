@@ -164,8 +164,8 @@ def orders(server: str | Path, directory: Path) -> Iterator[Orders]:
         found = Orders(direct, buffered, directory)
         arrange = apply.arrange
 
-        def counted(change_sets: Any, facts: Any) -> Any:
-            steps = arrange(change_sets, facts)
+        def counted(change_sets: Any, facts: Any, look_up: Any = None) -> Any:
+            steps = arrange(change_sets, facts, look_up)
             found.counts["arranged rows"] += sum(max(1, len(step.rows)) for step in steps)
             found.counts["arranged steps"] += len(steps)
             return steps
