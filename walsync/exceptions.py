@@ -29,6 +29,7 @@ __all__ = [
     "LogTimeoutError",
     "LogVersionError",
     "NotCapturedError",
+    "QuarantineFullError",
     "ReadTimeoutError",
     "TargetBlockedError",
     "TargetError",
@@ -91,6 +92,10 @@ class LogPoisonedError(LogError):
 
 class LogFullError(LogError):
     """The disk, or the bound on the log's size, has no room for this entry. The log stays usable."""
+
+
+class QuarantineFullError(LogError):
+    """The quarantine is at one of its bounds, and an entry that belongs into it stays in the log with all after it."""
 
 
 class LogTimeoutError(LogError, TimeoutError):

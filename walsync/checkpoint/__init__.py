@@ -1,10 +1,11 @@
 """From the log to the target: entries are applied in batches, exactly once, in commit order.
 
 - `checkpointer`: `SQLAlchemyCheckpointer`, what the other layers and users see.
-- `applier`: the thread; what a failure leads to. `progress`: what it shares with everybody else.
+- `applier`: the thread; what a failure leads to. `waits`: how long. `progress`: what it shares with everybody else.
 - `transaction`: one transaction of the target. `watermark`: the row that makes it exactly-once.
 - `apply`, `statements`, `multirow`: from recorded changes to what a driver executes; also used by sessions that go on
   directly.
+- `quarantine`: entries that the target refuses, kept until somebody decides.
 - `failures`: whose fault an error of the target is, as tables.
 - `engine`: the checkpointer's own pool. `batch`, `backlog`: the bounds. `config`, `status`, `events`: the words.
 
@@ -16,6 +17,7 @@ from walsync.checkpoint.checkpointer import SQLAlchemyCheckpointer
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.events import SKIP, EventSource, Verdict, WalsyncEvents
 from walsync.checkpoint.failures import Failure, FailureKind, classify, register_failure
+from walsync.checkpoint.quarantine import Quarantine, QuarantinedEntry, QuarantineRetry
 from walsync.checkpoint.status import CheckpointState, CheckpointStatus
 
 __all__ = [
@@ -26,6 +28,9 @@ __all__ = [
     "EventSource",
     "Failure",
     "FailureKind",
+    "Quarantine",
+    "QuarantineRetry",
+    "QuarantinedEntry",
     "SQLAlchemyCheckpointer",
     "Verdict",
     "WalsyncEvents",

@@ -6,16 +6,19 @@ lost may be in), *gather* a batch, *commit* it in one transaction of the target,
 A failed batch is rolled back. What then happens depends on whose fault it is (`walsync.checkpoint.failures`):
 
 - transient: a wait that doubles each time, with jitter, and another round, with a smaller batch; for ever.
-- anything else, in a batch of several entries: the batch is applied again entry by entry, so that what stands before
-  the culprit arrives, and the culprit is known.
-- rejected: the thread halts: it applies nothing until `resume()`. Commits go on until the backlog is full.
+- anything else, in a batch of several entries: the batch is applied again in parts, so that what stands before the
+  culprit arrives, and the culprit is known.
+- rejected: `CheckpointConfig.on_reject`, or a listener, says what happens. The thread halts: it applies nothing until
+  `resume()`, and commits go on until the backlog is full. Or the entry is put aside, and later ones that touch the same
+  rows are too (`walsync.checkpoint.quarantine`).
 - blocked or unknown: a slow retry; the state says what is missing.
 
 What is not the target's failure (a fault in walsync, an exception of a listener, a log that cannot be read for lack of
 its disk) ends the thread: state *failed*, and the error reaches the next caller.
 
 Invariants: entries are applied in commit order, whole, each exactly once; nothing is applied after an entry that is
-not; the thread never sleeps in a way that `stop()` cannot end, except inside of a call to the database's driver.
+not, unless that is kept in the quarantine and nothing of it is touched; the thread never sleeps in a way that `stop()`
+cannot end, except inside of a call to the database's driver.
 """
 
 from __future__ import annotations
@@ -29,15 +32,20 @@ from walsync.changes import ChangeSet
 from walsync.checkpoint.backlog import Backlog
 from walsync.checkpoint.batch import Batch, BatchSize, ids
 from walsync.checkpoint.config import CheckpointConfig
+from walsync.checkpoint.events import Verdict
 from walsync.checkpoint.failures import Failure, FailureKind, classify, describe_error
 from walsync.checkpoint.progress import Progress
+from walsync.checkpoint.quarantine.gate import Gate
 from walsync.checkpoint.transaction import FencedError, ListenerError, Target
+from walsync.checkpoint.waits import Again, Delayed, Halted, Stuck, Waits, waiting_for
 from walsync.exceptions import (
     DamagedLogError,
     EntryNotFoundError,
     EntryRejectedError,
     LogClosedError,
     LogPoisonedError,
+    LogVersionError,
+    QuarantineFullError,
     WatermarkGapError,
 )
 from walsync.wal import EntryId, WriteAheadLog
@@ -48,6 +56,17 @@ _logger: Final = logging.getLogger("walsync.checkpoint")
 
 _IDLE_S: Final = 60.0
 """The longest sleep in the log while there is nothing to do; orders and new entries end it at once."""
+
+_IDLE_HOLDING_S: Final = 1.0
+"""The same while something is in the quarantine, which other processes may change without a sign."""
+
+_NEXT: Final = {
+    Verdict.HALT: "It and everything after it are kept in the log. Mend the cause in the target and call resume()",
+    Verdict.RETRY: "A listener of 'rejected' wants it tried again; everything after it waits",
+    Verdict.QUARANTINE: "It is put into the quarantine with what depends on it, and the others go on. Mend the cause "
+    "and call `walsync quarantine retry`, or discard it",
+    Verdict.DISCARD: "A listener of 'rejected' wants it discarded; its record is kept in the quarantine",
+}
 
 _SWEEPS: Final = 4
 _SWEEP_MAX_S: Final = 0.05
@@ -66,6 +85,7 @@ class Applier:
         progress: Progress,
         backlog: Backlog,
         *,
+        gate: Gate | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self._target = target
@@ -74,13 +94,13 @@ class Applier:
         self._progress = progress
         self._size = BatchSize(config)
         self._backlog = backlog
-        self._random = jitter or random.Random()
+        self._gate = gate
+        self._quarantined = 0
+        self._waits = Waits(config, progress, jitter or random.Random(), lambda error: target.announce("halted", error))
         self._after = EntryId(0)
         self._synchronised = False
         self._recovered_from: EntryId | None = None
         self._replay_done = False
-        self._logged_at = 0.0
-        self._logged_state = ""
 
     def run(self) -> None:
         """Applies until it is told to stop. Never raises: a fault is kept in `Progress`."""
@@ -114,34 +134,48 @@ class Applier:
             if not self._synchronised:
                 self._synchronise()
                 self._synchronised = True
+            elif self._gate is not None:
+                with waiting_for(None):
+                    self._gate.refresh()
+                self._count_quarantined()
             change_sets = self._gather()
             if change_sets:
                 self._apply(change_sets)
         except (LogClosedError, ListenerError):
             raise
-        except (FencedError, EntryNotFoundError):
+        except Exception as error:  # noqa: BLE001  What is nobody's but the program's is raised again.
+            # Whatever it was, ask where the target stands before going on.
+            self._synchronised = False
+            self._wait_after(error)
+
+    def _wait_after(self, error: Exception) -> None:
+        """What a failure leads to. Raises it again if it is nobody's but the program's."""
+        waits = self._waits
+        if isinstance(error, (FencedError, EntryNotFoundError)):
             # EntryNotFoundError: the entries being read were applied and released by the other one.
             _logger.warning("another applier moved the watermark of this log; asking the target where it stands")
-            self._synchronised = False
-        except (WatermarkGapError, DamagedLogError) as error:
-            self._halt(error, None, None)
-        except _Rejected as rejected:
-            self._halt(rejected.error, FailureKind.REJECTED, rejected.entry_id)
-        except _Stuck as stuck:
-            self._wait_blocked(stuck.error, stuck.failure, stuck.entry_id)
-        except Exception as error:
-            # Whatever the target's driver may raise: the tables say what it is, and what they do not claim is raised
-            # again.
+        elif isinstance(error, (WatermarkGapError, DamagedLogError, LogVersionError)):
+            waits.halt(error, None, None)
+        elif isinstance(error, Halted):
+            waits.halt(error.error, error.kind, error.entry_id)
+        elif isinstance(error, Again):
+            waits.transient(error.error, error.failure, error.entry_id)
+        elif isinstance(error, Delayed):
+            waits.quarantine(error.error, error.entry_id)
+        elif isinstance(error, Stuck):
+            waits.blocked(error.error, error.failure, error.entry_id)
+        else:
+            # Whatever the target's driver may raise: the tables say what it is, and what they do not claim goes on.
             failure = classify(error, self._target.dialect_name)
             if failure is None:
-                raise
+                raise error
             if failure.kind is FailureKind.TRANSIENT:
-                self._wait_transient(error, failure)
+                waits.transient(error, failure)
             elif failure.kind is FailureKind.REJECTED:
                 # No entry was being applied: the watermark's own statements were refused.
-                self._wait_blocked(error, Failure(FailureKind.UNKNOWN, failure.reason), None)
+                waits.blocked(error, Failure(FailureKind.UNKNOWN, failure.reason), None)
             else:
-                self._wait_blocked(error, failure, None)
+                waits.blocked(error, failure, None)
 
     # ------------------------------------------------------------------------------------------ one round
 
@@ -153,6 +187,10 @@ class Applier:
             self._after = found
             self._release(found)
             self._progress.advance(found, 0, 0)
+        if self._gate is not None:
+            with waiting_for(None):
+                self._gate.synchronise(found)
+            self._count_quarantined()
         self._check_recovered()
 
     def _gather(self) -> list[ChangeSet]:
@@ -161,9 +199,10 @@ class Applier:
         if log.durable_id <= after:
             # All is in, whatever was wrong before. While something waits, only a commit proves that the target is well:
             # a watermark that can be read says nothing about a full disk.
-            self._well()
+            self._waits.well()
             try:
-                if not log.wait_durable(after, _IDLE_S):
+                holding = self._gate is not None and self._gate.active
+                if not log.wait_durable(after, _IDLE_HOLDING_S if holding else _IDLE_S):
                     return []
             except LogPoisonedError:
                 # Nothing more can become durable, and all that is has been applied. Committers get the log's own error.
@@ -218,60 +257,106 @@ class Applier:
         self._target.pass_over(self._after, through)
         self._after = through
         self._release(through)
-        self._well()
+        self._waits.well()
         self._progress.advance(through, 0, 0)
         self._check_recovered()
 
     def _apply(self, change_sets: list[ChangeSet]) -> None:
-        try:
-            self._commit(change_sets)
-            return
-        except (FencedError, ListenerError, LogClosedError):
-            raise
-        except Exception as error:
-            # As in _rounds: the tables decide, and what they do not claim goes on.
-            failure = classify(error, self._target.dialect_name)
-            if failure is not None and failure.kind is FailureKind.TRANSIENT:
-                self._size.failed(change_sets)
-            if failure is None or failure.kind is FailureKind.TRANSIENT or ids(change_sets)[1] <= self._after:
-                raise
-            if len(change_sets) > 1:
-                first_id, last_id = ids(change_sets)
-                _logger.warning(
-                    "the target refused the batch of entries %d to %d (%s); applying them one by one",
-                    first_id,
-                    last_id,
-                    describe_error(error),
-                )
-        for change_set in change_sets:
-            if self._progress.interrupted:
-                return
-            self._apply_alone(change_set)
+        """Applies what may be applied, in order, and puts aside what may not.
 
-    def _apply_alone(self, change_set: ChangeSet) -> None:
-        entry_id, _ = ids([change_set])
-        try:
-            self._commit([change_set], pinpoint=True)
-        except (FencedError, ListenerError, LogClosedError):
-            raise
-        except Exception as error:
-            # As above.
-            failure = classify(error, self._target.dialect_name)
-            if failure is None or failure.kind is FailureKind.TRANSIENT or entry_id <= self._after:
+        What is refused together is halved until the culprit stands alone: a culprit costs as many transactions as its
+        batch can be halved, and not as many as there are entries before it.
+        """
+        start, refused_end, warned = 0, 0, False
+        while start < len(change_sets) and not self._progress.interrupted:
+            searching = refused_end > start
+            end = start + max(1, (refused_end - start) // 2) if searching else len(change_sets)
+            part = change_sets[start:end]
+            try:
+                self._commit(part, searching=searching)
+            except (FencedError, ListenerError, LogClosedError):
                 raise
-            if failure.kind is not FailureKind.REJECTED:
-                raise _Stuck(error, failure, entry_id) from error
-            rejection = EntryRejectedError(
-                f"the target refuses entry {entry_id} ({describe_error(error)}). It and everything after it are kept "
-                "in the log. Mend the cause in the target and call resume()",
+            except QuarantineFullError as error:
+                if len(part) == 1:
+                    raise Halted(error, None, ids(part)[0]) from error
+                # What stands before the one that has no room is applied.
+                refused_end = end
+                continue
+            except Exception as error:
+                # As in _round: the tables decide, and what they do not claim goes on.
+                failure = classify(error, self._target.dialect_name)
+                if failure is not None and failure.kind is FailureKind.TRANSIENT:
+                    self._size.failed(part)
+                if failure is None or failure.kind is FailureKind.TRANSIENT or ids(part)[1] <= self._after:
+                    raise
+                if len(part) > 1 or not searching:
+                    # Alone it is tried a second time, to find out which row it is.
+                    refused_end = end
+                    if len(part) > 1 and not warned:
+                        warned = True
+                        self._say_refused(part, error)
+                    continue
+                self._refuse(part[0], error, failure)
+                refused_end = 0
+            start = end
+
+    def _say_refused(self, change_sets: list[ChangeSet], error: Exception) -> None:
+        first_id, last_id = ids(change_sets)
+        _logger.warning(
+            "the target refused the batch of entries %d to %d (%s); applying it in parts",
+            first_id,
+            last_id,
+            describe_error(error),
+        )
+
+    def _refuse(self, change_set: ChangeSet, error: Exception, failure: Failure) -> None:
+        """An entry that was refused alone. Returns when it is put aside; else raises what is to happen."""
+        entry_id, _ = ids([change_set])
+        if failure.kind is not FailureKind.REJECTED:
+            raise Stuck(error, failure, entry_id) from error
+        policy = Verdict(self._config.on_reject)
+        rejection = self._rejection(entry_id, error, policy)
+        verdict = self._target.announce_rejected(change_set, rejection) or policy
+        if verdict is not policy:
+            rejection = self._rejection(entry_id, error, verdict)
+        if verdict is Verdict.RETRY:
+            raise Again(rejection, failure, entry_id) from error
+        if verdict is Verdict.HALT:
+            raise Halted(rejection, FailureKind.REJECTED, entry_id) from error
+        self._put_aside(change_set, describe_error(error), discarded=verdict is Verdict.DISCARD)
+
+    def _rejection(self, entry_id: EntryId, error: Exception, verdict: Verdict) -> EntryRejectedError:
+        rejection = EntryRejectedError(
+            f"the target refuses entry {entry_id} ({describe_error(error)}). {_NEXT[verdict]}", entry_id
+        )
+        rejection.__cause__ = error
+        return rejection
+
+    def _put_aside(self, change_set: ChangeSet, reason: str, *, discarded: bool) -> None:
+        entry_id, _ = ids([change_set])
+        if self._gate is None:
+            raise Halted(
+                EntryRejectedError(
+                    f"the target refuses entry {entry_id} ({reason}), and a listener of 'rejected' wants it put aside; "
+                    "but this log has no directory, and so no quarantine. The entry and everything after it are kept "
+                    "in the log. Let the listener answer otherwise, and call resume()",
+                    entry_id,
+                ),
+                FailureKind.REJECTED,
                 entry_id,
             )
-            rejection.__cause__ = error
-            # The place for further policies: quarantine, and a listener's verdict.
-            self._target.announce_rejected(change_set, rejection)
-            raise _Rejected(rejection, entry_id) from error
+        with waiting_for(entry_id):
+            self._gate.put_aside(change_set, self._after, reason, discarded=discarded)
+        self._after = entry_id
+        self._release(entry_id)
+        self._advanced(entry_id, 0, 0)
 
-    def _commit(self, change_sets: list[ChangeSet], *, pinpoint: bool = False) -> None:
+    def _count_quarantined(self) -> None:
+        if self._gate is not None and self._gate.count != self._quarantined:
+            self._quarantined = self._gate.count
+            self._progress.quarantined(self._quarantined)
+
+    def _commit(self, change_sets: list[ChangeSet], *, searching: bool) -> None:
         _, last_id = ids(change_sets)
 
         def on_committed() -> None:
@@ -279,10 +364,25 @@ class Applier:
             self._after = last_id
             self._release(last_id)
 
-        changes = self._target.commit(change_sets, self._after, pinpoint=pinpoint, on_committed=on_committed)
+        entries = len(change_sets)
+        pinpoint = searching and entries == 1
+        if self._gate is None:
+            changes = self._target.commit(
+                change_sets, self._after, pinpoint=pinpoint, in_order=searching, on_committed=on_committed
+            )
+        else:
+            with waiting_for(None):
+                entries, changes = self._gate.commit(
+                    change_sets, self._after, pinpoint=pinpoint, in_order=searching, on_committed=on_committed
+                )
+        self._advanced(last_id, entries, changes)
+
+    def _advanced(self, through: EntryId, entries: int, changes: int) -> None:
+        """The watermark is past these entries."""
         self._size.succeeded()
-        self._well()
-        self._progress.advance(last_id, len(change_sets), changes)
+        self._waits.well()
+        self._progress.advance(through, entries, changes)
+        self._count_quarantined()
         self._backlog.settle()
         self._check_recovered()
 
@@ -304,69 +404,3 @@ class Applier:
         if count > 0:
             _logger.info("recovered: %d entries that were in the log when it was opened are applied", count)
             self._target.announce("recovered", count)
-
-    # ------------------------------------------------------------------------------------------- failures
-
-    def _wait_transient(self, error: Exception, failure: Failure) -> None:
-        self._synchronised = False
-        failures = self._progress.troubled("retrying", error, failure.kind, None)
-        config = self._config
-        # 2 ** 40 is far above any bound, and a float can hold it.
-        ceiling = min(config.retry_max_s, config.retry_initial_s * 2.0 ** min(failures - 1, 40))
-        wait_s = self._jittered(ceiling)
-        self._report(
-            "retrying",
-            "the target cannot apply entries now (%s, %s); trying again",
-            describe_error(error),
-            failure.reason,
-        )
-        self._progress.wait_retry(wait_s, self._config.waited_retry_max_s)
-
-    def _wait_blocked(self, error: Exception, failure: Failure, entry_id: EntryId | None) -> None:
-        self._synchronised = False
-        self._progress.troubled("blocked", error, failure.kind, entry_id)
-        what = "entries cannot be applied" if entry_id is None else f"entry {entry_id} cannot be applied"
-        self._report(
-            "blocked",
-            "%s until somebody changes the target (%s, %s); trying again every %g s",
-            what,
-            describe_error(error),
-            failure.reason,
-            self._config.blocked_retry_s,
-        )
-        self._progress.wait_retry(self._jittered(self._config.blocked_retry_s), self._config.blocked_retry_s)
-
-    def _halt(self, error: BaseException, kind: FailureKind | None, entry_id: EntryId | None) -> None:
-        self._synchronised = False
-        self._progress.troubled("halted", error, kind, entry_id)
-        _logger.error("the checkpointer has halted, and waits for resume(): %s", describe_error(error))
-        self._target.announce("halted", error)
-        self._progress.wait_retry(None, 0.0)
-
-    def _well(self) -> None:
-        self._progress.well()
-        self._logged_state = ""
-
-    def _jittered(self, seconds: float) -> float:
-        return seconds * (1.0 - self._config.retry_jitter * self._random.random())
-
-    def _report(self, state: str, message: str, *arguments: object) -> None:
-        """A line in the log when a state is new, and then at most every `log_every_s`."""
-        now = time.monotonic()
-        if state == self._logged_state and now - self._logged_at < self._config.log_every_s:
-            return
-        self._logged_state, self._logged_at = state, now
-        _logger.warning(message, *arguments)
-
-
-class _Rejected(Exception):
-    def __init__(self, error: EntryRejectedError, entry_id: EntryId) -> None:
-        self.error = error
-        self.entry_id = entry_id
-
-
-class _Stuck(Exception):
-    def __init__(self, error: Exception, failure: Failure, entry_id: EntryId) -> None:
-        self.error = error
-        self.failure = failure
-        self.entry_id = entry_id

@@ -28,11 +28,12 @@ from walsync.checkpoint.engine import ApplyingEngine, make_engine
 from walsync.checkpoint.events import EventSource
 from walsync.checkpoint.failures import classify, describe_error
 from walsync.checkpoint.progress import Progress
+from walsync.checkpoint.quarantine import Gate, Quarantine, QuarantineStore
 from walsync.checkpoint.status import CheckpointStatus
 from walsync.checkpoint.status_file import StatusReporter
 from walsync.checkpoint.transaction import Target
 from walsync.checkpoint.watermark import Watermark
-from walsync.exceptions import UsageError
+from walsync.exceptions import ConfigurationError, UsageError
 from walsync.wal import Checkpointer, Entry, EntryId, Recovery, SegmentInfo, WriteAheadLog
 
 __all__ = ["SQLAlchemyCheckpointer"]
@@ -91,6 +92,7 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         self._log: WriteAheadLog | None = None
         self._target: Target | None = None
         self._backlog: Backlog | None = None
+        self._gate: Gate | None = None
         self._thread: threading.Thread | None = None
         self._reporter: StatusReporter | None = None
 
@@ -116,10 +118,23 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         Raises `UsageError` if this checkpointer has been started before.
         """
         target = self._connect(log)
+        if self.config.on_reject == "quarantine" and log.directory is None:
+            raise ConfigurationError(
+                'CheckpointConfig.on_reject="quarantine" keeps entries in the log\'s directory, and this log has none; '
+                'open it in a directory, or set on_reject="halt"'
+            )
         target.replay_through = EntryId(self._recovered_id or log.last_id)
         self._backlog = Backlog(log, self.config, self._progress)
         self._progress.begin(replay_pending=target.replay_through > log.checkpointed_id)
-        applier = Applier(target, log, self.config, self._progress, self._backlog, jitter=self._jitter)
+        if log.directory is not None:
+            self._gate = Gate(
+                self._store(log),
+                target,
+                log,
+                timeout_s=self.config.quarantine_timeout_s,
+                interrupted=lambda: self._progress.interrupted,
+            )
+        applier = Applier(target, log, self.config, self._progress, self._backlog, gate=self._gate, jitter=self._jitter)
         self._thread = threading.Thread(target=self._run, args=(applier,), name="walsync-checkpointer", daemon=True)
         self._thread.start()
         if log.directory is not None:
@@ -136,6 +151,15 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
             self._log = log
             self._target = Target(self.engine, self._session_factory, self._events, watermark, name, self.config)
         return self._target
+
+    def _store(self, log: WriteAheadLog) -> QuarantineStore:
+        assert log.directory is not None
+        return QuarantineStore.of_log(
+            log.directory,
+            log.uuid,
+            max_entries=self.config.max_quarantine_entries,
+            max_bytes=self.config.max_quarantine_bytes,
+        )
 
     def _run(self, applier: Applier) -> None:
         try:
@@ -214,7 +238,7 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
 
     @property
     def applied_id(self) -> EntryId:
-        """The last entry known to be committed in the target. Without a lock."""
+        """The last entry known to be committed in the target, or put into the quarantine. Without a lock."""
         return self._progress.applied_id
 
     @property
@@ -222,8 +246,25 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         """State, progress and the failure that lasts, if one does."""
         return self._progress.status()
 
+    @property
+    def quarantine(self) -> Quarantine:
+        """The entries that the target refused and that were put aside; for looking at them, and for deciding.
+
+        Raises `UsageError` before `start`, and for a log without a directory.
+        """
+        log, target = self._log, self._target
+        if log is None or target is None:
+            raise UsageError("the quarantine is the log's: start the checkpointer first")
+        if log.directory is None:
+            raise UsageError("this log has no directory, and so no quarantine")
+        return Quarantine(self._store(log), lambda: target, self.config, self._wake)
+
+    def is_quarantined(self, entry_id: int) -> bool:
+        """Whether an entry that the checkpointer has passed is in the quarantine, as far as it has looked."""
+        return self._gate is not None and entry_id in self._gate
+
     def wait_applied(self, through: EntryId, timeout: float | None) -> None:
-        """Blocks until the entries up to `through` are committed in the target.
+        """Blocks until the entries up to `through` are committed in the target, or put into the quarantine.
 
         Returns at once if they are. Raises `ApplyTimeoutError` after `timeout` seconds (None: no bound), and at once
         when the checkpointer cannot get there by itself: `TargetBlockedError`, `EntryRejectedError`,

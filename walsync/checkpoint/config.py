@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from walsync.exceptions import ConfigurationError
 
 __all__ = ["CheckpointConfig"]
 
-_AT_LEAST_ONE = ("batch_changes", "batch_bytes", "max_backlog_bytes", "max_backlog_entries")
+_AT_LEAST_ONE = (
+    "batch_changes",
+    "batch_bytes",
+    "max_backlog_bytes",
+    "max_backlog_entries",
+    "max_quarantine_entries",
+    "max_quarantine_bytes",
+)
 _ABOVE_ZERO = (
     "retry_initial_s",
     "retry_max_s",
@@ -23,7 +31,13 @@ _ABOVE_ZERO = (
     "log_every_s",
     "catalog_max_age_s",
 )
-_NOT_NEGATIVE = ("batch_delay_s", "backlog_timeout_s", "target_lock_timeout_s", "check_timeout_s")
+_NOT_NEGATIVE = (
+    "batch_delay_s",
+    "backlog_timeout_s",
+    "target_lock_timeout_s",
+    "check_timeout_s",
+    "quarantine_timeout_s",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +100,21 @@ class CheckpointConfig:
     watermark_schema: str | None = None
     """The schema of the table ``walsync_checkpoint``; None is the connection's default schema."""
 
-    on_reject: str = "halt"
-    """What becomes of an entry that the target refuses. ``"halt"``: the entries before it are applied, it and all after
-    it are kept in the log, and commits go on until the backlog is full."""
+    on_reject: Literal["halt", "quarantine"] = "halt"
+    """What becomes of an entry that the target refuses, where no listener of ``rejected`` says otherwise. ``"halt"``:
+    the entries before it are applied, it and all after it are kept in the log, and commits go on until the backlog is
+    full. ``"quarantine"``: it is kept in the directory ``quarantine`` of the log, with later entries that touch the
+    same rows, and all others are applied."""
+
+    max_quarantine_entries: int = 10_000
+    """The entries that the quarantine holds; past it the checkpointer halts."""
+
+    max_quarantine_bytes: int = 1024 * 1024 * 1024
+    """The bytes that the quarantine holds; past it the checkpointer halts."""
+
+    quarantine_timeout_s: float = 30.0
+    """How long a change to the quarantine waits for another thread or process that is changing it, and how long a retry
+    from the quarantine waits for a target that is away, in seconds."""
 
     paused: bool = False
     """Start paused: nothing is applied before `resume()`."""
@@ -114,10 +140,10 @@ class CheckpointConfig:
                 f"CheckpointConfig.retry_initial_s ({self.retry_initial_s!r}) is above retry_max_s "
                 f"({self.retry_max_s!r}); lower the first or raise the second"
             )
-        if self.on_reject != "halt":
+        if self.on_reject not in ("halt", "quarantine"):
             raise ConfigurationError(
-                f"CheckpointConfig.on_reject={self.on_reject!r} is not supported by this version of walsync; "
-                'the only policy is "halt"'
+                f"CheckpointConfig.on_reject must be 'halt' or 'quarantine', not {self.on_reject!r}; what else may "
+                "become of an entry, a listener of 'rejected' can say"
             )
         if self.watermark_schema is not None and not isinstance(self.watermark_schema, str):
             raise ConfigurationError(

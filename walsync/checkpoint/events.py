@@ -33,10 +33,22 @@ __all__ = ["SKIP", "EventSource", "Verdict", "WalsyncEvents"]
 
 
 class Verdict(enum.Enum):
-    """What a `before_replay` listener may answer besides a change set."""
+    """What a listener may answer: `SKIP` to `before_replay`, the others to `rejected`."""
 
     SKIP = "skip"
-    """The entry is not applied; the watermark moves past it all the same."""
+    """`before_replay`: the entry is not applied; the watermark moves past it all the same."""
+
+    HALT = "halt"
+    """`rejected`: nothing more is applied until `resume()`. The entry and all after it stay in the log."""
+
+    RETRY = "retry"
+    """`rejected`: the entry is tried again after a wait, as after a passing failure; everything after it waits."""
+
+    QUARANTINE = "quarantine"
+    """`rejected`: the entry is put into the quarantine, with later ones that touch the same rows; others go on."""
+
+    DISCARD = "discard"
+    """`rejected`: the entry is not applied, and kept among the discarded for the record. Later ones go on."""
 
 
 SKIP: Final = Verdict.SKIP
@@ -63,19 +75,20 @@ class WalsyncEvents(event.Events[EventSource]):
         """
 
     def before_replay(self, session: Session, change_set: ChangeSet) -> ChangeSet | Verdict | None:
-        """An entry that was in the log when it was opened is about to be applied.
+        """An entry that was in the log when it was opened, or that is retried from the quarantine, is about to be
+        applied.
 
-        Called in the checkpointer's thread, inside the transaction that will apply it, after the entries before it have
-        been executed in it. Return None to apply the entry as it is, a `ChangeSet` to apply that instead (a column
-        renamed since), or `walsync.SKIP` to leave it out. With several listeners, each gets what the one before it
-        returned; the first SKIP ends it.
+        Called in the checkpointer's thread (a retry: in the thread that asked for it), inside the transaction that will
+        apply it, after the entries before it have been executed in it. Return None to apply the entry as it is, a
+        `ChangeSet` to apply that instead (a column renamed since), or `walsync.SKIP` to leave it out. With several
+        listeners, each gets what the one before it returned; the first SKIP ends it.
 
         A listener may read and write through `session`; it may not commit, roll back or close it, nor wait for the
         checkpointer. It may be called again for the same entry, when the transaction has to be repeated.
         """
 
     def after_replay(self, session: Session, change_set: ChangeSet) -> None:
-        """An entry that was in the log when it was opened has been executed; its transaction is not committed yet.
+        """An entry of which `before_replay` told has been executed; its transaction is not committed yet.
 
         `change_set` is what was applied. As for `before_replay`: `session` may be used, not ended, and the call may be
         repeated. Not called for an entry that was left out.
@@ -97,11 +110,18 @@ class WalsyncEvents(event.Events[EventSource]):
         called for a batch whose COMMIT went unanswered and turned out to be in.
         """
 
-    def rejected(self, session: Session, change_set: ChangeSet, error: BaseException) -> None:
+    def rejected(self, session: Session, change_set: ChangeSet, error: BaseException) -> Verdict | None:
         """The target refuses this entry. Its transaction has been rolled back; everything before it is applied.
 
+        Return what is to become of it: `Verdict.HALT`, `RETRY`, `QUARANTINE` or `DISCARD`; None leaves it to the other
+        listeners, and if none of them answers, to `CheckpointConfig.on_reject`. All listeners are called, and the first
+        answer counts. `error.__cause__` is what the target said, `change_set` tells tables and rows: so a listener opts
+        in to the quarantine per error or per table.
+
         Called in the checkpointer's thread, each time the entry is tried and refused. `session` may be used to look
-        into the target; what is not committed is rolled back. A listener may not wait for the checkpointer.
+        into the target; what is not committed is rolled back. A listener may not wait for the checkpointer. It is not
+        called for entries that go into the quarantine because they depend on one, nor when a retry from the quarantine
+        is refused.
         """
 
     def halted(self, source: EventSource, error: BaseException) -> None:
@@ -133,3 +153,19 @@ def call_before_replay(dispatch: Any, session: Session, change_set: ChangeSet) -
             )
         change_set = answer
     return change_set
+
+
+def call_rejected(dispatch: Any, session: Session, change_set: ChangeSet, error: BaseException) -> Verdict | None:
+    """The first answer of the listeners; each of them is called."""
+    verdict: Verdict | None = None
+    for listener in dispatch.rejected:
+        answer = listener(session, change_set, error)
+        if answer is None:
+            continue
+        if not isinstance(answer, Verdict) or answer is SKIP:
+            raise TypeError(
+                f"a rejected listener returned {answer!r:.200}; it must return None, or HALT, RETRY, QUARANTINE or "
+                "DISCARD of walsync.Verdict"
+            )
+        verdict = verdict or answer
+    return verdict

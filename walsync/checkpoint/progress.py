@@ -24,6 +24,7 @@ from walsync.exceptions import (
     ApplyTimeoutError,
     CheckpointFailedError,
     EntryRejectedError,
+    QuarantineFullError,
     TargetBlockedError,
     UsageError,
     WatermarkGapError,
@@ -56,6 +57,7 @@ class Progress:
         self._batches = 0
         self._last_applied_at: float | None = None
         self._replay_pending = False
+        self._quarantined_entries = 0
         # Orders.
         self._started = False
         self._paused = paused
@@ -84,6 +86,7 @@ class Progress:
                 applied_changes=self._applied_changes,
                 batches=self._batches,
                 last_applied_at=self._last_applied_at,
+                quarantined_entries=self._quarantined_entries,
             )
 
     @property
@@ -171,6 +174,8 @@ class Progress:
         if self._state == "halted":
             if isinstance(error, WatermarkGapError):
                 raise WatermarkGapError(f"{pending}: {error}") from error
+            if isinstance(error, QuarantineFullError):
+                raise QuarantineFullError(f"{pending}: {error}") from error
             if isinstance(error, EntryRejectedError):
                 raise EntryRejectedError(f"{pending}: {error}", self._rejected_entry_id) from error
             raise CheckpointFailedError(f"{pending}, the checkpointer has halted: {words}") from error
@@ -288,6 +293,11 @@ class Progress:
                 self._batches += 1
                 self._last_applied_at = time.time()
             self._condition.notify_all()
+
+    def quarantined(self, entries: int) -> None:
+        """So many entries are in the quarantine."""
+        with self._condition:
+            self._quarantined_entries = entries
 
     def recovered(self) -> None:
         with self._condition:

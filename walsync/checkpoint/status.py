@@ -59,3 +59,6 @@ class CheckpointStatus:
 
     last_applied_at: float | None = None
     """When the last batch was committed, in seconds since the epoch."""
+
+    quarantined_entries: int = 0
+    """Entries that are kept in the quarantine, as far as the checkpointer has looked; 0 before it has."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from walsync.changes import ChangeSet, RowChanges
@@ -23,10 +23,11 @@ from walsync.checkpoint.batch import ids
 from walsync.checkpoint.catalog import Catalog, Facts
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.engine import ApplyingEngine, begin
-from walsync.checkpoint.events import EventSource, call_before_replay
+from walsync.checkpoint.events import EventSource, Verdict, call_before_replay, call_rejected
 from walsync.checkpoint.failures import FailureKind, classify, describe_error
 from walsync.checkpoint.ordering import worth_arranging
 from walsync.checkpoint.watermark import Watermark, resume_after
+from walsync.exceptions import TargetUnavailableError
 from walsync.wal import EntryId, WriteAheadLog
 
 __all__ = ["FencedError", "ListenerError", "Target"]
@@ -43,6 +44,18 @@ class FencedError(Exception):
 
 class ListenerError(Exception):
     """An event listener raised something that is not an error of the target; it is the `__cause__`."""
+
+
+_PINPOINT_CHANGES: Final = 5000
+"""An entry of the quarantine of up to so many changes is applied so that a refusal names the very row."""
+
+
+class _Passing(NamedTuple):
+    """How a transaction moves the watermark, and what is done before it is committed."""
+
+    after: EntryId
+    through: EntryId
+    before_commit: Callable[[], None]
 
 
 class Target:
@@ -63,7 +76,7 @@ class Target:
         self._events = events
         self._watermark = watermark
         self._log_name = log_name
-        self._catalog = Catalog(config.catalog_max_age_s)
+        self.catalog = Catalog(config.catalog_max_age_s)
         self._reorder = config.reorder
         self._in_order_for = 0
         self.replay_through = EntryId(0)
@@ -76,7 +89,7 @@ class Target:
         """
         if isinstance(self.engine, ApplyingEngine):
             self.engine.initialise()
-        self._catalog.forget()
+        self.catalog.forget()
         self._watermark.ensure_table(self.engine)
         found = self._read(log)
         if found is None:
@@ -94,7 +107,7 @@ class Target:
 
     def forget_tables(self) -> None:
         """What is known of the target's tables is asked anew. From any thread; a batch under way is not affected."""
-        self._catalog.forget()
+        self.catalog.forget()
 
     def _read(self, log: WriteAheadLog) -> int | None:
         # Everything moves while this looks at it, always upwards, and checkpointed <= watermark <= last. So the lower
@@ -109,19 +122,26 @@ class Target:
         change_sets: Sequence[ChangeSet],
         after: EntryId,
         *,
+        through: EntryId | None = None,
         pinpoint: bool = False,
+        in_order: bool = False,
+        before_commit: Callable[[], None] = lambda: None,
         on_committed: Callable[[], None] = lambda: None,
     ) -> int:
         """Applies entries in one transaction and returns how many changes that were.
 
-        `after` is where the watermark must be. `pinpoint` names the very row in an error, at the cost of speed.
-        `on_committed` is called as soon as COMMIT was answered, before `after_checkpoint`. Raises `FencedError`,
-        `ListenerError`, `EntryRejectedError`, and what the target raises; then nothing was committed, except where the
-        answer to COMMIT was lost: ask `synchronise`.
+        `after` is where the watermark must be, `through` where it is moved to; None: to the last of the entries.
+        `pinpoint` names the very row in an error, at the cost of speed. `before_commit` is called when all is executed,
+        and what it raises undoes everything; `on_committed` as soon as COMMIT was answered, before `after_checkpoint`.
+        `in_order`: in the order of the log from the beginning, because it is being found out what is wrong. Raises
+        `FencedError`, `ListenerError`, `EntryRejectedError`, and what the target raises; then nothing was committed,
+        except where the answer to COMMIT was lost: ask `synchronise`.
         """
-        facts = None if pinpoint else self._facts(change_sets)
+        _, last_id = ids(change_sets)
+        passing = _Passing(after, last_id if through is None else through, before_commit)
+        facts = None if pinpoint or in_order else self._facts(change_sets)
         if facts is None:
-            return self._commit(change_sets, after, None, pinpoint, on_committed)
+            return self._commit(change_sets, passing, None, pinpoint, on_committed)
         committed = False
 
         def note_committed() -> None:
@@ -130,7 +150,7 @@ class Target:
             on_committed()
 
         try:
-            return self._commit(change_sets, after, facts, False, note_committed)
+            return self._commit(change_sets, passing, facts, False, note_committed)
         except (FencedError, ListenerError):
             raise
         except Exception as error:
@@ -138,9 +158,9 @@ class Target:
             failure = classify(error, self.dialect_name)
             if committed or failure is None or failure.kind is FailureKind.TRANSIENT:
                 raise
-            self._catalog.forget()
+            self.catalog.forget()
             refusal = describe_error(error)
-        count = self._commit(change_sets, after, None, False, on_committed)
+        count = self._commit(change_sets, passing, None, False, on_committed)
         self._in_order_for = _IN_ORDER_BATCHES
         _logger.info("the target took a batch in the order of the log only; rearranged it said: %s", refusal)
         return count
@@ -153,12 +173,12 @@ class Target:
             self._in_order_for -= 1
             return None
         tables = {c.table for change_set in change_sets for c in change_set.changes if isinstance(c, RowChanges)}
-        return self._catalog.facts(self.engine, tables)
+        return self.catalog.facts(self.engine, tables)
 
     def _commit(
         self,
         change_sets: Sequence[ChangeSet],
-        after: EntryId,
+        passing: _Passing,
         facts: Facts | None,
         pinpoint: bool,
         on_committed: Callable[[], None],
@@ -167,10 +187,11 @@ class Target:
         session = self._session_factory(self.engine)
         try:
             connection = begin(session, self.engine)
-            if not self._watermark.advance(connection, after, last_id):
+            if not self._watermark.advance(connection, passing.after, passing.through):
                 raise FencedError
             self._fire("before_checkpoint", session, first_id, last_id)
             count = self._apply(session, connection, change_sets, pinpoint, facts)
+            passing.before_commit()
             session.commit()
             on_committed()
             self._fire("after_checkpoint", session, first_id, last_id)
@@ -179,12 +200,16 @@ class Target:
             session.close()
         return count
 
-    def pass_over(self, after: EntryId, through: EntryId) -> None:
-        """Moves the watermark over entries that no longer exist. Raises as `commit` does."""
+    def pass_over(self, after: EntryId, through: EntryId, before_commit: Callable[[], None] = lambda: None) -> None:
+        """Moves the watermark over entries that are not applied. Raises as `commit` does.
+
+        `before_commit` is called when no other applier can move it any more, and what it raises undoes the move.
+        """
         session = self._session_factory(self.engine)
         try:
             if not self._watermark.advance(begin(session, self.engine), after, through):
                 raise FencedError
+            before_commit()
             session.commit()
         finally:
             session.close()
@@ -215,14 +240,60 @@ class Target:
             self._fire("after_replay", session, rewritten)
         return count
 
-    def announce_rejected(self, change_set: ChangeSet, error: BaseException) -> None:
-        """Fires `rejected`, with a session for looking into the target."""
-        dispatch: Any = self._events.dispatch
-        if not dispatch.rejected:
-            return
+    def apply_beside(self, change_set: ChangeSet) -> Literal["applied", "present", "ahead", "left out"]:
+        """Applies an entry that the watermark has passed, in a transaction of its own, with its receipt.
+
+        ``"present"``: its receipt was there. ``"ahead"``: the watermark has not passed it. ``"left out"``: a listener
+        of `before_replay` says so. In these cases nothing was done. Raises as `commit` does; what went into the target
+        is told by asking again.
+        """
+        entry_id, _ = ids([change_set])
+        receipt = self._watermark.receipt(entry_id)
         session = self._session_factory(self.engine)
         try:
-            self._fire("rejected", session, change_set, error)
+            connection = begin(session, self.engine)
+            try:
+                # First, because it waits for whoever is at the same: a COMMIT that arrives late, for instance.
+                receipt.insert(connection, entry_id)
+            except IntegrityError as error:
+                session.rollback()
+                if receipt.read(begin(session, self.engine)) is None:
+                    # Removed in this moment by whoever was faster.
+                    raise TargetUnavailableError(f"the receipt of entry {entry_id} has come and gone") from error
+                return "present"
+            passed = self._watermark.read(connection)
+            if passed is None or passed < entry_id:
+                return "ahead"
+            rewritten: ChangeSet | None = self._call(call_before_replay, self._events.dispatch, session, change_set)
+            if rewritten is None:
+                return "left out"
+            apply_changes(connection, rewritten, row_by_row=rewritten.change_count <= _PINPOINT_CHANGES)
+            self._fire("after_replay", session, rewritten)
+            session.commit()
+        finally:
+            session.close()
+        return "applied"
+
+    def receipts(self) -> list[int]:
+        """The entries of the log that have a receipt."""
+        with self.engine.connect() as connection:
+            return self._watermark.receipts(connection)
+
+    def remove_receipt(self, entry_id: int) -> None:
+        """Removes the receipt of an entry that is in and can never be met again."""
+        with self.engine.connect() as connection:
+            self._watermark.receipt(entry_id).remove(connection)
+            connection.commit()
+
+    def announce_rejected(self, change_set: ChangeSet, error: BaseException) -> Verdict | None:
+        """Fires `rejected`, with a session for looking into the target. What the listeners want done, if anything."""
+        dispatch: Any = self._events.dispatch
+        if not dispatch.rejected:
+            return None
+        session = self._session_factory(self.engine)
+        try:
+            verdict: Verdict | None = self._call(call_rejected, dispatch, session, change_set, error)
+            return verdict
         finally:
             session.close()
 

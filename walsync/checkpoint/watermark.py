@@ -7,6 +7,10 @@ and above all after a COMMIT whose answer was lost, the watermark is read again 
 
 One row per log, keyed by the log's uuid, so that several logs can feed one target.
 
+An entry that leaves the quarantine lies behind the watermark, so it has a row of its own for a moment, its *receipt*:
+written in the transaction that applies it, and removed when its file is (see `walsync.checkpoint.quarantine`). A
+receipt that is there says that its entry is in.
+
 Invariants: the row of a log never moves backwards; it is never moved outside of a batch's transaction; this module
 never commits.
 """
@@ -16,7 +20,7 @@ from __future__ import annotations
 import uuid
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, String, Table, func, insert, select, update
+from sqlalchemy import BigInteger, Column, DateTime, MetaData, String, Table, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from walsync.exceptions import WatermarkGapError
@@ -118,11 +122,14 @@ class Watermark:
         value = connection.execute(self._select).scalar_one_or_none()
         return None if value is None else int(value)
 
-    def insert(self, connection: Connection) -> None:
+    def insert(self, connection: Connection, last_entry_id: int = 0) -> None:
         """Makes the log's row, at 0. Raises the driver's IntegrityError if another applier was faster."""
         connection.execute(
             insert(self.table).values(
-                log_uuid=self._key, last_entry_id=0, applied_at=func.current_timestamp(), origin=self._origin
+                log_uuid=self._key,
+                last_entry_id=last_entry_id,
+                applied_at=func.current_timestamp(),
+                origin=self._origin,
             )
         )
 
@@ -138,3 +145,28 @@ class Watermark:
             .values(last_entry_id=through, applied_at=func.current_timestamp(), origin=self._origin)
         )
         return result.rowcount == 1
+
+    def receipt(self, entry_id: int) -> Watermark:
+        """The row that says that this entry of the log was applied by itself."""
+        return Watermark(
+            uuid.uuid5(uuid.UUID(self._key), f"quarantine:{entry_id}"),
+            f"{self._receipts}{self._origin}",
+            self.table.schema,
+        )
+
+    @property
+    def _receipts(self) -> str:
+        """What the origin of this log's receipts begins with."""
+        return f"receipt of {self._key}: "
+
+    def receipts(self, connection: Connection) -> list[int]:
+        """The entries of this log that have a receipt."""
+        row = self.table.c
+        found = connection.execute(
+            select(row.log_uuid, row.last_entry_id).where(row.origin.like(f"{self._receipts}%"))
+        ).all()
+        return sorted(int(entry_id) for key, entry_id in found if key == self.receipt(int(entry_id))._key)
+
+    def remove(self, connection: Connection) -> None:
+        """Removes the row: of a receipt whose entry can never be met again."""
+        connection.execute(delete(self.table).where(self.table.c.log_uuid == self._key))

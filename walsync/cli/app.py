@@ -6,6 +6,7 @@ import typer
 
 from walsync.cli.demo import demo
 from walsync.cli.inspect import inspect
+from walsync.cli.quarantine import app as quarantine
 from walsync.cli.salvage import salvage
 from walsync.cli.status import status
 from walsync.cli.verify import verify
@@ -25,3 +26,4 @@ app.command()(status)
 app.command()(verify)
 app.command()(inspect)
 app.command()(salvage)
+app.add_typer(quarantine, name="quarantine")

@@ -27,7 +27,7 @@ from walsync.cli.output import EXIT_OK, EXIT_USAGE, console, count_of, print_err
 from walsync.exceptions import CorruptEntryError, DamagedLogError, EntryNotFoundError, LogError
 from walsync.wal import Entry, read_log
 
-__all__ = ["inspect"]
+__all__ = ["commit_time_of", "inspect", "print_change", "visible"]
 
 _LOOKS_AT_A_LOG_IN_USE: Final = 3
 _SHOWN_ROWS: Final = 20
@@ -160,12 +160,13 @@ def _kind_and_tables(change: Change) -> tuple[str, list[TableName]]:
     return change.kind, [change.table]
 
 
-def _commit_time(header: ChangeSet) -> str:
-    seconds, nanoseconds = divmod(header.commit_time_ns, 1_000_000_000)
+def commit_time_of(commit_time_ns: int) -> str:
+    """A commit time in words, to the nanosecond."""
+    seconds, nanoseconds = divmod(commit_time_ns, 1_000_000_000)
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, ValueError, OSError):
-        return f"{header.commit_time_ns} ns"
+        return f"{commit_time_ns} ns"
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
 
 
@@ -198,7 +199,7 @@ class _JsonPrinter:
         self._begun = True
         facts = {
             **self._facts("change_set"),
-            "commit_time": _commit_time(header),
+            "commit_time": commit_time_of(header.commit_time_ns),
             "commit_time_ns": header.commit_time_ns,
             "origin": header.origin,
             "metadata": {name: value_to_json(value) for name, value in header.metadata.items()},
@@ -238,31 +239,12 @@ class _TextPrinter:
         if self._begun:
             return
         self._begun = True
-        self._title(_commit_time(header), f"by {_visible(header.origin)}")
+        self._title(commit_time_of(header.commit_time_ns), f"by {visible(header.origin)}")
         if header.metadata:
             console.print(Text(f"  metadata {_short(header.metadata)}"))
 
     def change(self, change: Change) -> None:
-        if isinstance(change, RowChanges):
-            self._rows(change)
-            return
-        console.print(
-            Text("  statement ", style="cyan").append(_cut(_visible(change.sql), _SHOWN_SQL), style="default")
-        )
-        for name, value in change.parameters.items():
-            console.print(Text(f"    {_visible(name)}={_short(value)}"))
-
-    def _rows(self, change: RowChanges) -> None:
-        where = f"{_visible(str(change.table))}, {count_of(len(change.rows), 'row')}"
-        console.print(Text(f"  {change.kind} ", style="cyan").append(where, style="default"))
-        split = len(change.columns)
-        for row in change.rows[:_SHOWN_ROWS]:
-            values = _pairs(change.columns, row[:split])
-            keys = _pairs(change.keys, row[split:])
-            joined = " where ".join(part for part in (values, keys) if part) if values else f"where {keys}"
-            console.print(Text(f"    {joined}"))
-        if len(change.rows) > _SHOWN_ROWS:
-            console.print(Text(f"    and {count_of(len(change.rows) - _SHOWN_ROWS, 'more row')} (--json shows all)"))
+        print_change(change)
 
     def end(self, error: str | None) -> bool:
         if error is not None:
@@ -270,19 +252,42 @@ class _TextPrinter:
         return self._begun
 
 
+def print_change(change: Change) -> None:
+    """A change, for people."""
+    if isinstance(change, RowChanges):
+        _print_rows(change)
+        return
+    console.print(Text("  statement ", style="cyan").append(_cut(visible(change.sql), _SHOWN_SQL), style="default"))
+    for name, value in change.parameters.items():
+        console.print(Text(f"    {visible(name)}={_short(value)}"))
+
+
+def _print_rows(change: RowChanges) -> None:
+    where = f"{visible(str(change.table))}, {count_of(len(change.rows), 'row')}"
+    console.print(Text(f"  {change.kind} ", style="cyan").append(where, style="default"))
+    split = len(change.columns)
+    for row in change.rows[:_SHOWN_ROWS]:
+        values = _pairs(change.columns, row[:split])
+        keys = _pairs(change.keys, row[split:])
+        joined = " where ".join(part for part in (values, keys) if part) if values else f"where {keys}"
+        console.print(Text(f"    {joined}"))
+    if len(change.rows) > _SHOWN_ROWS:
+        console.print(Text(f"    and {count_of(len(change.rows) - _SHOWN_ROWS, 'more row')} (--json shows all)"))
+
+
 def _pairs(names: tuple[str, ...], values: list[Any]) -> str:
-    return ", ".join(f"{_visible(name)}={_short(value)}" for name, value in zip(names, values, strict=True))
+    return ", ".join(f"{visible(name)}={_short(value)}" for name, value in zip(names, values, strict=True))
 
 
 def _short(value: Any) -> str:
-    return _cut(_visible(repr(value)), _SHOWN_VALUE)
+    return _cut(visible(repr(value)), _SHOWN_VALUE)
 
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """The text in one line, without what a terminal would obey."""
     words = " ".join(text.split()) if "\n" in text else text
     return words if words.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)

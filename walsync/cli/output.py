@@ -18,6 +18,7 @@ from walsync.exceptions import DamagedLogError, TargetError, WalsyncError, Water
 
 __all__ = [
     "EXIT_DAMAGED",
+    "EXIT_KEPT",
     "EXIT_OK",
     "EXIT_TARGET",
     "EXIT_USAGE",
@@ -38,6 +39,8 @@ EXIT_USAGE = 2
 """The command could not begin: wrong arguments, or there is no log where it was told to look."""
 EXIT_TARGET = 3
 """The target could not be asked."""
+EXIT_KEPT = 4
+"""The command did its work, and entries are still in the quarantine."""
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(highlight=False, soft_wrap=True, stderr=True)

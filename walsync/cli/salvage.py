@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from walsync.checkpoint.quarantine.store import copy_files
 from walsync.checkpoint.watermark import resume_after
 from walsync.cli.examine import holder_of, reading_progress, require_directory
 from walsync.cli.output import (
@@ -68,6 +69,7 @@ def salvage(
             found = read_source(FileStorage(directory), log_uuid)
             watermark = read_watermark(target, found.log_uuid, schema)
         report = _salvage(directory, new_directory, log_uuid, through, watermark)
+        quarantined = copy_files(directory, new_directory)
     gap = _gap(report, watermark, new_directory) if target is not None else None
     if as_json:
         document: dict[str, Any] = {
@@ -75,11 +77,14 @@ def salvage(
             "new_directory": str(new_directory),
             "complete": report.ok,
             **dataclasses.asdict(report),
+            "quarantine_files": quarantined,
             "target": None if target is None else {"applied_id": watermark, "gap": gap},
         }
         print_json(document)
     else:
         _print(directory, new_directory, report, watermark, gap)
+        if quarantined:
+            console.print(f"The quarantine is copied: {count_of(quarantined, 'file')}.")
     raise typer.Exit(EXIT_OK if report.ok and gap is None else EXIT_DAMAGED)
 
 

@@ -35,6 +35,7 @@ from walsync.cli.output import (
     print_json,
     reported_errors,
 )
+from walsync.cli.quarantine import quarantined_entries
 from walsync.cli.target import WatermarkSchema, read_watermark
 from walsync.exceptions import CorruptEntryError, DamagedLogError, EntryNotFoundError, TargetError, WatermarkGapError
 from walsync.wal import Entry, LogVerification, read_log
@@ -84,6 +85,7 @@ def status(
             asked, found = _ask(directory, found, target, schema)
         applied_id = asked.applied_id if asked is not None else None
         backlog = _backlog(directory, max(found.checkpointed_id, applied_id or 0))
+        quarantined = quarantined_entries(directory)
     holder = holder_of(directory)
     report = read_report(directory)
     if as_json:
@@ -94,6 +96,7 @@ def status(
                 "open_in_process": holder,
                 **asdict(found),
                 **asdict(backlog),
+                "quarantined_entries": quarantined,
                 "backlog_is_exact": applied_id is not None,
                 "checkpointer": None
                 if report is None
@@ -106,7 +109,7 @@ def status(
             }
         )
     else:
-        _print(directory, found, backlog, asked, holder)
+        _print(directory, found, backlog, asked, holder, quarantined)
         if report is not None:
             _print_report(report, _process_of(report, holder))
     raise typer.Exit(_exit_code(found, asked))
@@ -159,7 +162,14 @@ def _commit_time(entry: Entry) -> datetime | None:
     return datetime.fromtimestamp(change_set.commit_time_ns / 1e9, timezone.utc)
 
 
-def _print(directory: Path, found: LogVerification, backlog: Backlog, asked: Target | None, holder: int | None) -> None:
+def _print(
+    directory: Path,
+    found: LogVerification,
+    backlog: Backlog,
+    asked: Target | None,
+    holder: int | None,
+    quarantined: int,
+) -> None:
     print_facts(
         log=directory,
         identity=found.uuid,
@@ -167,6 +177,7 @@ def _print(directory: Path, found: LogVerification, backlog: Backlog, asked: Tar
         if found.entries
         else "none",
         backlog=_backlog_text(backlog, exact=asked is not None and asked.applied_id is not None),
+        quarantine=f"{count_of(quarantined, 'entry', 'entries')} (walsync quarantine list)" if quarantined else None,
         torn_tail=f"{found.torn_tail_bytes:,} bytes (normal after a crash)" if found.torn_tail_bytes else None,
         open_in="no process" if holder is None else f"process {holder}",
         target=f"has entries 1 to {asked.applied_id:,}" if asked and asked.applied_id else None,

@@ -15,7 +15,7 @@ from walsync.checkpoint.failures import describe_error
 from walsync.checkpoint.watermark import Watermark
 from walsync.exceptions import ConfigurationError, TargetUnavailableError
 
-__all__ = ["WatermarkSchema", "read_watermark"]
+__all__ = ["WatermarkSchema", "read_watermark", "target_engine"]
 
 WatermarkSchema: TypeAlias = Annotated[
     str | None,
@@ -45,7 +45,7 @@ def read_watermark(url: str, log_uuid: uuid.UUID, schema: str | None) -> int | N
 
     Raises `TargetUnavailableError` if the target does not answer, `ConfigurationError` for a URL that cannot be used.
     """
-    engine = _engine(url)
+    engine = target_engine(url)
     watermark = Watermark(log_uuid, "", schema)
     try:
         with engine.connect() as connection:
@@ -60,7 +60,8 @@ def read_watermark(url: str, log_uuid: uuid.UUID, schema: str | None) -> int | N
         engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def target_engine(url: str) -> Engine:
+    """An engine for a URL from the command line. Raises `ConfigurationError` for one that cannot be used."""
     try:
         parsed = make_url(url)
         arguments: dict[str, Any] = {}

@@ -23,10 +23,17 @@ from sqlalchemy.orm import Session
 
 from walsync.changes import ChangeSet, TableName, encode_change_set
 from walsync.changes.codec import decode_parts
-from walsync.checkpoint import SQLAlchemyCheckpointer
+from walsync.checkpoint import Quarantine, SQLAlchemyCheckpointer
 from walsync.checkpoint.events import EventSource
 from walsync.checkpoint.rates import RateMeter
-from walsync.exceptions import ApplyTimeoutError, EntryNotFoundError, LogError, ReadTimeoutError, UsageError
+from walsync.exceptions import (
+    ApplyTimeoutError,
+    EntryNotFoundError,
+    EntryRejectedError,
+    LogError,
+    ReadTimeoutError,
+    UsageError,
+)
 from walsync.journal import JournalDialect, KeyAllocator, SessionJournalEngine, TransactionBuffer, journal_engine
 from walsync.session.config import SessionConfig
 from walsync.session.pending import PendingTables
@@ -181,12 +188,19 @@ class Journal(EventSource):
         """Block until this entry is applied; None: all that is committed now.
 
         `timeout` is in seconds; None waits for as long as it takes. Raises `ApplyTimeoutError` when it is over, and at
-        once what has stopped the checkpointer.
+        once what has stopped the checkpointer; and `EntryRejectedError` if `entry_id` is in the quarantine, while for
+        all that is committed now it does not matter what is there.
         """
         through = self.log.last_id if entry_id is None else entry_id
         if through > self.log.durable_id:
             self.log.sync()
         self.checkpointer.wait_applied(self.log.durable_id if entry_id is None else entry_id, timeout)
+        if entry_id is not None and self.checkpointer.is_quarantined(entry_id):
+            raise EntryRejectedError(
+                f"entry {entry_id} is not in the target but in the quarantine; see `walsync quarantine show` for the "
+                "reason",
+                entry_id,
+            )
 
     # ------------------------------------------------------------------------------------ control and state
 
@@ -197,6 +211,14 @@ class Journal(EventSource):
     def resume(self) -> None:
         """Go on applying, also after a halt: the entry that was refused is tried again."""
         self.checkpointer.resume()
+
+    @property
+    def quarantine(self) -> Quarantine:
+        """The entries that the target refused and that were put aside; for looking at them, and for deciding.
+
+        Raises `UsageError` for a log without a directory.
+        """
+        return self.checkpointer.quarantine
 
     def stats(self) -> JournalStats:
         """The figures of this moment. Reads one entry of the log where many wait, or some from before it was opened."""
@@ -225,6 +247,7 @@ class Journal(EventSource):
             next_retry_s=status.next_retry_s,
             rejected_entry_id=status.rejected_entry_id,
             replay_pending=status.replay_pending,
+            quarantined_entries=status.quarantined_entries,
             buffered_transactions=self._buffered,
             direct_transactions=sum(direct.values()),
             direct_reasons=direct,

@@ -29,6 +29,7 @@ class JournalStats:
     when all is well. `next_retry_s`: seconds until the next try, None when none is due. `rejected_entry_id`: the entry
     that holds the others up, where one does and it is known.
     `replay_pending`: entries that were in the log when it was opened are not all applied yet.
+    `quarantined_entries`: entries in the quarantine, as far as the checkpointer has looked.
     `buffered_transactions`, `direct_transactions`: how many were committed in each way since `attach()`.
     `direct_reasons`: why transactions became direct, with their number.
     """
@@ -49,6 +50,7 @@ class JournalStats:
     next_retry_s: float | None
     rejected_entry_id: int | None
     replay_pending: bool
+    quarantined_entries: int
     buffered_transactions: int
     direct_transactions: int
     direct_reasons: Mapping[str, int]

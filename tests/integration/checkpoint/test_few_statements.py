@@ -109,7 +109,7 @@ def test_what_is_refused_only_when_moved_is_done_in_order(
         drain(engine, log)
     assert rows(engine, items) == [(1, "d"), (2, "e"), (3, "c"), (4, "a"), (5, "b")]
     assert "in the order of the log only" in caplog.text
-    assert "one by one" not in caplog.text
+    assert "in parts" not in caplog.text
 
 
 def test_a_row_that_is_not_there_is_found_among_many(engine: Engine) -> None:

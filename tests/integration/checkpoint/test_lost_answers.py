@@ -93,7 +93,7 @@ class BadCommits:
     def __call__(self, connection: int, direction: Direction, data: bytes) -> Verdict:
         if direction is Direction.TO_CLIENT:
             return Verdict.DELIVER
-        if f"UPDATE {TABLE_NAME}".encode() in data:
+        if any(f"{verb} {TABLE_NAME}".encode() in data for verb in ("UPDATE", "INSERT INTO")):
             self._moving.add(connection)
         if not self._commit.search(data) or connection not in self._moving:
             return Verdict.DELIVER

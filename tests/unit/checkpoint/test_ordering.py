@@ -107,7 +107,7 @@ THEMES = [
     [VAGUE, VAGUE_REF],
     TABLES,
 ]
-BATCHES = int(os.environ.get("WALSYNC_ARRANGEMENTS", "1200"))
+BATCHES = int(os.environ.get("WALSYNC_ARRANGEMENTS", "480"))
 SEEDS = 8
 BATCH = 16
 
