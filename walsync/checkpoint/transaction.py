@@ -89,7 +89,6 @@ class Target:
         """
         if isinstance(self.engine, ApplyingEngine):
             self.engine.initialise()
-        self.catalog.forget()
         self._watermark.ensure_table(self.engine)
         found = self._read(log)
         if found is None:
@@ -141,7 +140,7 @@ class Target:
         passing = _Passing(after, last_id if through is None else through, before_commit)
         facts = None if pinpoint or in_order else self._facts(change_sets)
         if facts is None:
-            return self._commit(change_sets, passing, None, pinpoint, on_committed)
+            return self._commit_in_order(change_sets, passing, pinpoint, on_committed)
         committed = False
 
         def note_committed() -> None:
@@ -154,16 +153,32 @@ class Target:
         except (FencedError, ListenerError):
             raise
         except Exception as error:
-            # The tables decide what an error means, and what they do not claim goes on.
-            failure = classify(error, self.dialect_name)
-            if committed or failure is None or failure.kind is FailureKind.TRANSIENT:
+            if committed or not self._is_refusal(error):
                 raise
-            self.catalog.forget()
             refusal = describe_error(error)
-        count = self._commit(change_sets, passing, None, False, on_committed)
+        count = self._commit_in_order(change_sets, passing, False, on_committed)
         self._in_order_for = _IN_ORDER_BATCHES
         _logger.info("the target took a batch in the order of the log only; rearranged it said: %s", refusal)
         return count
+
+    def _commit_in_order(
+        self, change_sets: Sequence[ChangeSet], passing: _Passing, pinpoint: bool, on_committed: Callable[[], None]
+    ) -> int:
+        try:
+            return self._commit(change_sets, passing, None, pinpoint, on_committed)
+        except (FencedError, ListenerError):
+            raise
+        except Exception as error:
+            self._is_refusal(error)
+            raise
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether the target would say the same again. Then its tables may not be what they were thought to be."""
+        failure = classify(error, self.dialect_name)
+        if failure is None or failure.kind is FailureKind.TRANSIENT:
+            return False
+        self.catalog.forget()
+        return True
 
     def _facts(self, change_sets: Sequence[ChangeSet]) -> Facts | None:
         """What is known of the tables of these entries; None if their changes are to be left in their order."""
