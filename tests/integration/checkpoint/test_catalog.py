@@ -227,6 +227,49 @@ def test_what_may_act_on_its_own_is_opaque(engine: Engine, statements: dict[str,
     assert any(word in facts.opaque for word in reason.split("|"))
 
 
+PARTITIONED = (
+    "CREATE TABLE parted (id int, at int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)",
+    "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10)",
+    "CREATE TABLE child (id int PRIMARY KEY, parted_id int, at int, FOREIGN KEY (parted_id, at) REFERENCES parted)",
+)
+
+
+def test_a_table_in_partitions_is_a_table(engine: Engine) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("the two others have no partitions, or nothing can be different about one of them")
+    run(engine, *PARTITIONED)
+    parted, child = facts_of(engine, "parted", "child")
+    assert parted.opaque is None
+    assert parted.primary_key == ("id", "at")
+    (reference,) = child.references
+    assert reference.parent == parted.identity
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TRIGGER t AFTER INSERT ON parted_1 FOR EACH ROW EXECUTE FUNCTION f()",
+        ),
+        ("CREATE UNIQUE INDEX one_id ON parted_1 (id)",),
+        ("ALTER TABLE parted_1 ADD FOREIGN KEY (id) REFERENCES note",),
+        ("CREATE TABLE other (id int, at int, FOREIGN KEY (id, at) REFERENCES parted_1)",),
+    ],
+    ids=["trigger", "unique index", "foreign key", "pointed to"],
+)
+def test_a_partition_with_something_of_its_own_makes_its_table_opaque(
+    engine: Engine, statements: tuple[str, ...]
+) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("the two others have no partitions, or nothing can be different about one of them")
+    run(engine, *PARTITIONED, *statements)
+    parted, partition = facts_of(engine, "parted", "parted_1")
+    assert parted.opaque is not None
+    assert "partition" in parted.opaque
+    assert partition.opaque is not None
+
+
 def test_a_partial_unique_index_is_not_known(engine: Engine) -> None:
     if family(engine) == "mysql":
         pytest.skip("MariaDB has no partial indexes")

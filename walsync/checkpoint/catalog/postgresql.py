@@ -36,7 +36,14 @@ _TABLES: Final = text(
       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal),
       c.relispartition OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
         OR (c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)),
-      EXISTS (SELECT FROM pg_constraint x WHERE x.conrelid = c.oid AND x.contype = 'x')
+      EXISTS (SELECT FROM pg_constraint x WHERE x.conrelid = c.oid AND x.contype = 'x'),
+      c.relkind = 'p' AND EXISTS (
+        SELECT FROM pg_partition_tree(c.oid) p WHERE p.relid <> c.oid AND (
+          EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = p.relid AND NOT t.tgisinternal)
+          OR EXISTS (SELECT FROM pg_constraint x WHERE x.contype IN ('f', 'x') AND x.conparentid = 0
+                     AND p.relid IN (x.conrelid, x.confrelid))
+          OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = p.relid AND i.indisunique
+                     AND NOT EXISTS (SELECT FROM pg_inherits h WHERE h.inhrelid = i.indexrelid))))
     FROM json_array_elements_text(CAST(:names AS json)) WITH ORDINALITY AS asked(name, ordinality)
     JOIN pg_class c ON c.oid = to_regclass(asked.name)
     """
@@ -131,7 +138,7 @@ def read_facts(connection: Connection, tables: Collection[TableName]) -> dict[Ta
         acts = on_delete not in _RESTRICTING or on_update not in _RESTRICTING
         references.setdefault(child, []).append(Reference(tuple(own), parent, tuple(others), acts))
     acting = [(child, key.parent) for child, keys in references.items() for key in keys if key.acts]
-    for place, oid, kind, row_security, rules, triggers, inherits, excludes in relations:
+    for place, oid, kind, row_security, rules, triggers, inherits, excludes, own_partitions in relations:
         reason = None
         if kind not in ("r", "p"):
             reason = "it is not a plain table"
@@ -145,6 +152,8 @@ def read_facts(connection: Connection, tables: Collection[TableName]) -> dict[Ta
             reason = "it is a partition, or inherits"
         elif excludes:
             reason = "it has an exclusion constraint"
+        elif own_partitions:
+            reason = "a partition of it has a trigger, a foreign key or a unique index of its own"
         facts = TableFacts(oid, reason)
         if reason is None:
             facts = _table(
