@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,24 +132,26 @@ class Bench:
             finally:
                 checkpointer.stop(timeout=WAIT_S)
 
-    def quarantine(self, log: WriteAheadLog) -> Quarantine:
+    @contextmanager
+    def quarantine(self, log: WriteAheadLog) -> Iterator[Quarantine]:
         checkpointer = SQLAlchemyCheckpointer(
             self.engine,
             config=CheckpointConfig(paused=True, retry_initial_s=0.001),
             session_factory=self.session,
         )
         checkpointer.start(log)
-        quarantine = checkpointer.quarantine
-        checkpointer.stop(timeout=WAIT_S)
-        return quarantine
+        try:
+            yield checkpointer.quarantine
+        finally:
+            checkpointer.stop(timeout=WAIT_S)
 
     def retry(self) -> None:
-        with WriteAheadLog.recover(self.directory) as log:
-            self.quarantine(log).retry()
+        with WriteAheadLog.recover(self.directory) as log, self.quarantine(log) as quarantine:
+            quarantine.retry()
 
     def held(self) -> list[int]:
-        with WriteAheadLog.recover(self.directory) as log:
-            return [entry.entry_id for entry in self.quarantine(log).list()]
+        with WriteAheadLog.recover(self.directory) as log, self.quarantine(log) as quarantine:
+            return [entry.entry_id for entry in quarantine.list()]
 
     def rows(self) -> list[tuple[Any, ...]]:
         with self.engine.connect() as connection:
@@ -238,8 +241,8 @@ def test_a_retry_leaves_what_the_watermark_has_not_passed(make_bench: Callable[[
         if bench.held() == [2] and bench.watermarks() == [1]:
             break
     bench.mend()
-    with WriteAheadLog.recover(bench.directory) as log:
-        retry = bench.quarantine(log).retry()
+    with WriteAheadLog.recover(bench.directory) as log, bench.quarantine(log) as quarantine:
+        retry = quarantine.retry()
         assert (retry.applied, list(retry.waiting)) == ((), [2])
         assert "has not moved past it" in retry.waiting[2]
     bench.run()
@@ -258,8 +261,8 @@ def test_what_is_discarded_before_the_watermark_has_passed_it_is_not_applied(
         if bench.held() == [2] and bench.watermarks() == [1]:
             break
     bench.mend()
-    with WriteAheadLog.recover(bench.directory) as log:
-        bench.quarantine(log).discard([2])
+    with WriteAheadLog.recover(bench.directory) as log, bench.quarantine(log) as quarantine:
+        quarantine.discard([2])
     bench.run()
     # What depended on it finds no row, and is refused for that.
     assert bench.held() == [3, 5]
