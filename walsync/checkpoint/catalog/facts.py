@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import enum
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -105,6 +105,34 @@ class TableFacts:
     def column(self, name: str) -> str:
         """A column's name as it stands in these facts."""
         return name.lower() if self.folds_case else name
+
+    @classmethod
+    def known(
+        cls,
+        identity: Hashable,
+        primary_key: tuple[str, ...],
+        unique: Sequence[UniqueSet],
+        references: tuple[Reference, ...],
+        drawn: Sequence[tuple[str, str]],
+        acted_on: tuple[Hashable, ...],
+        folds: Mapping[str, Fold],
+        *,
+        folds_case: bool,
+    ) -> TableFacts:
+        """The facts of a plain table. Of `folds`, those are kept of columns that matter."""
+        wanted = {name for found in unique for name in found.columns}
+        wanted.update(name for reference in references for name in reference.columns)
+        return cls(
+            identity=identity,
+            opaque=None,
+            primary_key=primary_key,
+            unique=tuple(unique),
+            references=references,
+            drawn=tuple(drawn),
+            acted_on=acted_on,
+            folds=tuple((name, folds[name]) for name in sorted(wanted) if name in folds),
+            folds_case=folds_case,
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ folds

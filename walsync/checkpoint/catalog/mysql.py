@@ -199,19 +199,7 @@ def _table(
             key = tuple(names)
     # A foreign key may point to columns that are not unique; that they are taken for it costs nothing but speed.
     unique.extend(UniqueSet(names) for names in sorted(referred) if UniqueSet(names) not in unique)
-    wanted = {name for found in unique for name in found.columns}
-    wanted.update(name for reference in references for name in reference.columns)
-    return TableFacts(
-        identity=identity,
-        opaque=None,
-        primary_key=key,
-        unique=tuple(unique),
-        references=references,
-        drawn=tuple(drawn),
-        acted_on=acted,
-        folds=tuple((name, folds[name]) for name in sorted(wanted) if name in folds),
-        folds_case=True,
-    )
+    return TableFacts.known(identity, key, unique, references, drawn, acted, folds, folds_case=True)
 
 
 def _fold(type_: str, collation: str | None, precision: int | None) -> Fold:

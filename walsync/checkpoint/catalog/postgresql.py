@@ -190,18 +190,7 @@ def _table(
             unique.append(UniqueSet((), known=False))
         if is_primary:
             key = tuple(names)
-    wanted = {name for found in unique for name in found.columns}
-    wanted.update(name for reference in references for name in reference.columns)
-    return TableFacts(
-        identity=oid,
-        opaque=None,
-        primary_key=key,
-        unique=tuple(unique),
-        references=references,
-        drawn=tuple(drawn),
-        acted_on=acted,
-        folds=tuple((name, folds[name]) for name in sorted(wanted)),
-    )
+    return TableFacts.known(oid, key, unique, references, drawn, acted, folds, folds_case=False)
 
 
 def _fold(type_: str, kind: str, native: bool, modifier: int, deterministic: bool) -> Fold:

@@ -165,19 +165,7 @@ def _read_table(
     if key and not any(found.columns == key for found in unique):
         # The alias of the rowid has no index of its own.
         unique.append(UniqueSet(key))
-    wanted = {column for found in unique for column in found.columns}
-    wanted.update(column for reference in references for column in reference.columns)
-    return TableFacts(
-        identity=identity,
-        opaque=None,
-        primary_key=key,
-        unique=tuple(unique),
-        references=references,
-        drawn=tuple(drawn),
-        acted_on=acted,
-        folds=tuple((column, folds[column]) for column in sorted(wanted) if column in folds),
-        folds_case=True,
-    )
+    return TableFacts.known(identity, key, unique, references, drawn, acted, folds, folds_case=True)
 
 
 def _fold(type_: str) -> Fold:
