@@ -113,77 +113,59 @@ def _shape_key(change: RowChanges) -> Hashable:
 
 
 @dataclass(slots=True)
+class _Uses:
+    """In which steps values were used in one way: for each value the last one."""
+
+    steps: dict[Hashable, int] = field(default_factory=dict)
+    unknown: int = _NEVER
+    """The last use of a value that is not known."""
+    last: int = _NEVER
+
+    def note(self, value: Hashable, step: int) -> None:
+        self.last = max(self.last, step)
+        if value is UNKNOWN:
+            self.unknown = max(self.unknown, step)
+        else:
+            self.steps[value] = max(self.steps.get(value, _NEVER), step)
+
+    def last_of(self, value: Hashable) -> int:
+        """The last step that may have used this value."""
+        return self.last if value is UNKNOWN else max(self.steps.get(value, _NEVER), self.unknown)
+
+
+@dataclass(slots=True)
 class _Values:
-    """In which steps the values of one unique set were used: for each value the last one, and the last one of all.
+    """How the values of one unique set were used, and which uses must stand before another one."""
 
-    `any_*` are those of uses whose value is not known.
-    """
-
-    acquired: dict[Hashable, int] = field(default_factory=dict)
-    released: dict[Hashable, int] = field(default_factory=dict)
-    referred: dict[Hashable, int] = field(default_factory=dict)
-    unreferred: dict[Hashable, int] = field(default_factory=dict)
-    any_acquired: int = _NEVER
-    any_released: int = _NEVER
-    any_referred: int = _NEVER
-    any_unreferred: int = _NEVER
-    last_acquired: int = _NEVER
-    last_released: int = _NEVER
-    last_referred: int = _NEVER
-    last_unreferred: int = _NEVER
+    acquired: _Uses = field(default_factory=_Uses)
+    released: _Uses = field(default_factory=_Uses)
+    referred: _Uses = field(default_factory=_Uses)
+    unreferred: _Uses = field(default_factory=_Uses)
 
     def before_acquire(self, value: Hashable) -> int:
-        if value is UNKNOWN:
-            return self.last_referred
-        return max(self.released.get(value, _NEVER), self.referred.get(value, _NEVER), self.any_referred)
+        # A value given up without saying which may be this one: then the target refuses it, and nothing is hidden.
+        return max(self.released.steps.get(value, _NEVER), self.referred.last_of(value))
 
     def before_release(self, value: Hashable) -> int:
-        if value is UNKNOWN:
-            return max(self.last_acquired, self.last_unreferred)
-        return max(
-            self.acquired.get(value, _NEVER),
-            self.any_acquired,
-            self.unreferred.get(value, _NEVER),
-            self.any_unreferred,
-        )
+        return max(self.acquired.last_of(value), self.unreferred.last_of(value))
 
     def before_refer(self, value: Hashable) -> int:
-        if value is UNKNOWN:
-            return self.last_acquired
-        return max(self.acquired.get(value, _NEVER), self.any_acquired)
+        return self.acquired.last_of(value)
 
     def before_unrefer(self, value: Hashable) -> int:
-        if value is UNKNOWN:
-            return self.last_released
-        return max(self.released.get(value, _NEVER), self.any_released)
+        return self.released.last_of(value)
 
     def acquire(self, value: Hashable, step: int) -> None:
-        self.last_acquired = max(self.last_acquired, step)
-        if value is UNKNOWN:
-            self.any_acquired = max(self.any_acquired, step)
-        else:
-            self.acquired[value] = max(self.acquired.get(value, _NEVER), step)
+        self.acquired.note(value, step)
 
     def release(self, value: Hashable, step: int) -> None:
-        self.last_released = max(self.last_released, step)
-        if value is UNKNOWN:
-            self.any_released = max(self.any_released, step)
-        else:
-            self.released[value] = max(self.released.get(value, _NEVER), step)
+        self.released.note(value, step)
 
     def refer(self, value: Hashable, step: int) -> None:
-        self.last_referred = max(self.last_referred, step)
-        if value is UNKNOWN:
-            self.any_referred = max(self.any_referred, step)
-        else:
-            self.referred[value] = max(self.referred.get(value, _NEVER), step)
+        self.referred.note(value, step)
 
     def unrefer(self, value: Hashable, step: int) -> None:
-        self.last_unreferred = max(self.last_unreferred, step)
-        if value is UNKNOWN:
-            self.any_unreferred = max(self.any_unreferred, step)
-        else:
-            self.unreferred[value] = max(self.unreferred.get(value, _NEVER), step)
+        self.unreferred.note(value, step)
 
 
 @dataclass(slots=True)

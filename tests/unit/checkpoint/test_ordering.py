@@ -29,7 +29,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import StaticPool
 
-from walsync.changes import ChangeSet, RowChanges, StatementChange, TableName, TypeSpec, describe_type
+from walsync.changes import ChangeKind, ChangeSet, RowChanges, StatementChange, TableName, TypeSpec, describe_type
 from walsync.checkpoint import ordering
 from walsync.checkpoint.apply import apply_changes
 from walsync.checkpoint.catalog import Catalog
@@ -109,6 +109,7 @@ THEMES = [
 ]
 BATCHES = int(os.environ.get("WALSYNC_ARRANGEMENTS", "480"))
 SEEDS = 8
+KINDS: list[ChangeKind] = ["insert", "update", "delete"]
 BATCH = 16
 
 
@@ -165,12 +166,12 @@ class Generator:
         if self.source.random() < 0.05:
             return self.statement()
         table = self.source.choice(self.tables)
-        kind = self.source.choices(["insert", "update", "delete"], self.weights)[0]
+        kind = self.source.choices(KINDS, self.weights)[0]
         keys = [] if kind == "insert" else [column for column in table.columns if column.primary_key]
         columns = {"insert": list(table.columns), "update": self.source.choice(self.updates[table]), "delete": []}[kind]
         count = self.source.choices([1, 2], [5, 1])[0]
         return RowChanges(
-            kind,  # type: ignore[arg-type]
+            kind,
             TableName(None, table.name),
             tuple(str(column.name) for column in columns),
             tuple(spec(column) for column in columns),
@@ -264,13 +265,13 @@ def test_an_arranged_batch_does_what_it_does_in_order(engine: Engine, seed: int)
     assert given_up < accepted / 10
 
 
-def sample(kind: str, table: Table, *rows: list[Any], columns: list[str] | None = None) -> RowChanges:
+def sample(kind: ChangeKind, table: Table, *rows: list[Any], columns: list[str] | None = None) -> RowChanges:
     names = [column.name for column in table.columns] if columns is None else columns
     keys = [] if kind == "insert" else [column.name for column in table.columns if column.primary_key]
     if kind == "delete":
         names = []
     return RowChanges(
-        kind,  # type: ignore[arg-type]
+        kind,
         TableName(None, table.name),
         tuple(names),
         tuple(spec(table.c[name]) for name in names),

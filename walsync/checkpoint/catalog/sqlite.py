@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -69,12 +69,15 @@ def _read_schema(
     grouped: dict[tuple[str, int], list[Any]] = {}
     for row in rows:
         grouped.setdefault((row[0].lower(), row[1]), []).append(row)
-    columns_of: Callable[[str], list[Any]] = lambda name: list(  # noqa: E731
-        connection.execute(
-            text("SELECT name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(:name, :place)"),
-            {"name": name, "place": schema or "main"},
+
+    def columns_of(name: str) -> list[Any]:
+        asked = {"name": name, "place": schema or "main"}
+        return list(
+            connection.execute(
+                text("SELECT name, type, dflt_value, pk, hidden FROM pragma_table_xinfo(:name, :place)"), asked
+            )
         )
-    )
+
     for (child, _), parts in grouped.items():
         parent = parts[0][2].lower()
         targets = [part[4] for part in parts]

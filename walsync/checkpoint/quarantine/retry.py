@@ -316,7 +316,7 @@ class _Run:
                         f"{which}: the target cannot apply it now ({describe_error(error)}, {failure.reason}); {done}. "
                         "Retry again when the target is well: what is in already is not applied again"
                     ) from error
-                self._catalog.forget()
+                # In the caller's thread, which has nothing else to wait for; `timeout` bounds all waits together.
                 time.sleep(min(wait_s, left_s))
                 wait_s = min(2 * wait_s, self._config.waited_retry_max_s)
             else:
