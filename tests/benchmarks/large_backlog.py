@@ -133,8 +133,7 @@ def open_and_apply(url: str, directory: str) -> Opening:
     begin = time.perf_counter()
     journal = walsync.attach(factory, directory)
     attached_s = time.perf_counter() - begin
-    while not journal.stats().applied_entry_id:
-        time.sleep(0.001)
+    journal.wait_applied(walsync.EntryId(1), timeout=APPLY_TIMEOUT_S)
     first_s = time.perf_counter() - begin
     journal.wait_applied(timeout=APPLY_TIMEOUT_S)
     all_s = time.perf_counter() - begin
