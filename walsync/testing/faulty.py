@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from walsync.testing.faults import Fault, FaultAction
 from walsync.testing.operations import Operation, OperationKind, SimulatedCrash
-from walsync.wal.storage.protocol import Storage, StorageFile, StorageLock
+from walsync.wal.storage.protocol import Storage, StorageFile, StorageLock, StorageShare
 
 __all__ = ["FaultyFile", "FaultyStorage"]
 
@@ -126,6 +126,10 @@ class FaultyStorage:
         """Take the lock."""
         self.begin(OperationKind.LOCK, name)
         return self.inner.lock(name, timeout_s)
+
+    def share(self) -> StorageShare | None:
+        """The inner storage's. What is done with it is not counted, and does not fail."""
+        return self.inner.share()
 
 
 class FaultyFile:

@@ -253,6 +253,10 @@ class SimulatedStorage:
             self._held.add(name)
         return MemoryLock(self._held, name)
 
+    def share(self) -> None:
+        """None: one process at a time."""
+        return
+
     def _require_directory(self, name: str) -> None:
         if not self._names.exists(directory_of(name)):
             raise _error(errno.ENOENT, name)

@@ -38,7 +38,7 @@ from walsync.wal.format import (
 )
 from walsync.wal.pending import PendingEntry
 from walsync.wal.segment import Segment
-from walsync.wal.segments import SegmentPool, write_all
+from walsync.wal.segments import SlotFiles, write_all
 from walsync.wal.storage.protocol import StorageFile
 
 __all__ = ["RESERVED_BYTES", "Appender", "Tail"]
@@ -78,7 +78,7 @@ class Appender:
         tail: Tail,
         *,
         config: LogConfig,
-        pool: SegmentPool,
+        pool: SlotFiles,
         open_file: Callable[[str], StorageFile],
         checksum: ChecksumFunction,
         seed: int,
@@ -388,7 +388,7 @@ class Appender:
         """Go on in a file that was reserved; this segment ends with SEAL, or was moved aside."""
         old = self.segment
         old.end = self._base + self._offset
-        name = self._pool.take()
+        name = self._pool.take(old.sequence + 1)
         header = SegmentHeader(
             checksum_kind=old.header.checksum_kind,
             log_uuid=old.header.log_uuid,
@@ -421,6 +421,27 @@ class Appender:
         self.write_boundary(HINT)
         self.mark_written()
         return True
+
+    def take_from(self, pool: SlotFiles, on_segment: Callable[[Segment], None]) -> None:
+        """Take files from this pool from now on, and tell each new segment to this callback."""
+        self._pool = pool
+        self._on_segment = on_segment
+
+    def adopt(self, segment: Segment, position: int, chain: int, epoch: int, next_id: int, promised: int) -> None:
+        """Go on where another process stopped. `segment` may be the one that is being appended to."""
+        if segment is not self.segment:
+            self._enter(segment, position - segment.base)
+        else:
+            self._offset = position - segment.base
+        self._chain = chain
+        self._epoch = epoch
+        self.next_id = next_id
+        self.written = (position, next_id - 1)
+        self.promised = promised
+
+    def place(self) -> tuple[int, int, int, int, int, int]:
+        """Position, next entry id, chain, epoch, promise, base: what `adopt` needs elsewhere."""
+        return self._base + self._offset, self.next_id, self._chain, self._epoch, self.promised, self._base
 
     def sync(self) -> tuple[int, int]:
         """Sync everything written so far. Called without the lock, by one thread at a time; returns what is durable."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from walsync.wal.checkpoint_slots import CHECKPOINT_FILE, CHECKPOINT_FILE_BYTES, CheckpointSlot
+from walsync.exceptions import DamagedLogError
+from walsync.wal.checkpoint_slots import CHECKPOINT_FILE, CHECKPOINT_FILE_BYTES, CheckpointSlot, newest_slot
+from walsync.wal.directory import read_exactly
 from walsync.wal.segments import write_all
 from walsync.wal.storage.protocol import Storage
 
@@ -50,6 +52,14 @@ class CheckpointFile:
         )
         write_all(self._file, slot.pack(), slot.offset)
         self._file.sync()
+        self.slot = slot
+
+    def reload(self) -> None:
+        """Another process has written: read the slot that it wrote. Raises `DamagedLogError` if none is whole."""
+        path = getattr(self._file, "path", CHECKPOINT_FILE)
+        slot, _ = newest_slot(read_exactly(self._file, CHECKPOINT_FILE_BYTES, 0), path)
+        if slot is None:
+            raise DamagedLogError(f"{path} has no whole slot any more: look at the disk, and restore the directory")
         self.slot = slot
 
     def close(self) -> None:

@@ -62,8 +62,21 @@ class LogConfig:
     """The loss window of `"interval"`: if the machine stops, commits of this stretch of time may be lost; or of two
     such stretches, where the disk does not keep up."""
 
+    shared: bool = True
+    """Whether other processes may have the directory open as well. False keeps it for this one, which saves a commit a
+    few microseconds. Where the system cannot share (on Windows, in memory) it is kept for one in any case."""
+
     lock_timeout_s: float = 0.0
-    """How long opening waits for another process that has the directory open."""
+    """How long opening waits for a process that keeps the directory for itself."""
+
+    open_timeout_s: float = 60.0
+    """How long opening waits for another process that is just opening, and perhaps recovering, the log."""
+
+    append_timeout_s: float = 30.0
+    """How long a commit waits for another process to finish a write to the log."""
+
+    sync_timeout_s: float = 60.0
+    """How long a commit waits for another process to finish a sync of the log."""
 
     segment_timeout_s: float = 30.0
     """How long a commit waits for the background thread to prepare a segment."""
@@ -101,7 +114,13 @@ class LogConfig:
             raise ConfigurationError(f"checksum must be 'crc32c' or 'crc32', not {self.checksum!r}")
         check_durability("durability", self.durability)
         self._seconds("sync_interval_s", 0.001)
+        shared: object = self.shared
+        if not isinstance(shared, bool):
+            raise ConfigurationError(f"shared must be True or False, not {shared!r}")
         self._seconds("lock_timeout_s", 0.0)
+        self._seconds("open_timeout_s", 0.001)
+        self._seconds("append_timeout_s", 0.001)
+        self._seconds("sync_timeout_s", 0.001)
         self._seconds("segment_timeout_s", 0.001)
         self._seconds("checkpoint_timeout_s", 0.001)
         self._seconds("checkpoint_retry_s", 0.0)

@@ -1,7 +1,8 @@
 """The thread that calls a plain checkpointer when enough is durable, or when somebody asks.
 
 Owns that thread and its errors: an error of the checkpointer reaches the next caller of the log and the stats, and the
-thread goes on and tries again after `LogConfig.checkpoint_retry_s`. A self-driven checkpointer has no driver.
+thread goes on and tries again after `LogConfig.checkpoint_retry_s`. A self-driven checkpointer has no driver. Of the
+processes that share a log, the one whose driver first has something to do takes the lease, and keeps it until it ends.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class CheckpointDriver:
             self._asked_through = max(self._asked_through, through)
             self._error = None
             self._changed.notify_all()
+        # Another process may be the one that applies.
+        self._log.control.urge(through)
         while self._log.checkpointed_id < through:
             error = self.take_error()
             if error is not None:
@@ -77,7 +80,7 @@ class CheckpointDriver:
                 if self._stopping or not self._thread.is_alive():
                     raise LogClosedError("the log was closed while a checkpoint was waited for")
                 if self._log.checkpointed_id < through and self._error is None:
-                    self._changed.wait(min(left_s, 1.0))
+                    self._changed.wait(min(left_s, _LOOK_S))
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after the call that is under way; False if that takes longer than `timeout_s`."""
@@ -88,12 +91,22 @@ class CheckpointDriver:
         if self._thread is threading.current_thread():
             return True
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        self._log.control.release_lease()
+        return True
 
     def _due(self) -> bool:
         log = self._log
-        return log.durable_id > log.checkpointed_id and (
-            log.backlog_bytes >= self._config.checkpoint_after_bytes or self._asked_through > log.checkpointed_id
+        checkpointed_id = log.checkpointed_id
+        return (
+            log.durable_id > checkpointed_id
+            and (
+                log.backlog_bytes >= self._config.checkpoint_after_bytes
+                or self._asked_through > checkpointed_id
+                or log.control.urgent_id > checkpointed_id
+            )
+            and log.control.try_lease()
         )
 
     def _run(self) -> None:

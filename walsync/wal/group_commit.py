@@ -18,11 +18,13 @@ import contextlib
 import threading
 import time
 from _thread import LockType, allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.appender import Appender
+from walsync.wal.control_block import Words
 from walsync.wal.pending import PendingEntry
 
 __all__ = ["GroupCommit"]
@@ -31,10 +33,11 @@ __all__ = ["GroupCommit"]
 class _Waiter:
     """A thread that waits for its entry. `entry_id` is 0 until it is written. The lock is taken from the beginning."""
 
-    __slots__ = ("entry_id", "error", "lock", "work")
+    __slots__ = ("entry_id", "error", "lock", "places", "work")
 
-    def __init__(self, work: bytes | PendingEntry | None, entry_id: int) -> None:
+    def __init__(self, work: bytes | PendingEntry | None, entry_id: int, places: tuple[int, ...] = ()) -> None:
         self.work = work
+        self.places = places
         self.entry_id = entry_id
         self.error: BaseException | None = None
         self.lock: LockType = allocate_lock()
@@ -55,8 +58,11 @@ def _chunks_of(waiters: list[_Waiter]) -> list[bytes]:
 class GroupCommit:
     """Makes entries durable for many threads at once."""
 
-    def __init__(self, appender: Appender) -> None:
+    def __init__(self, appender: Appender, words: Words) -> None:
         self._appender = appender
+        self._words = words
+        self.at_tail: AbstractContextManager[object] = contextlib.nullcontext()
+        """What is entered behind the append lock, where other processes write to the log as well."""
         self._append_lock = appender.lock
         self._mutex = allocate_lock()
         """Guards `_leader`, `_waiting` and `_queue`; held for a few instructions and never during I/O. Nothing else is
@@ -78,10 +84,13 @@ class GroupCommit:
 
     # ------------------------------------------------------------------------------------------------ committing
 
-    def commit(self, work: bytes | PendingEntry) -> int:
-        """Write an entry, one chunk of `bytes` or any other, and return its id when it is durable."""
+    def commit(self, work: bytes | PendingEntry, places: tuple[int, ...] = ()) -> int:
+        """Write an entry, one chunk of `bytes` or any other, and return its id when it is durable.
+
+        `places`: the words of the control block that are to hold the id.
+        """
         if self._leader is not None or self._append_lock.locked():
-            return self._serve(_Waiter(work, 0), queued=True)
+            return self._serve(_Waiter(work, 0, places), queued=True)
         # From here on, and in `_settle`, is the path of a thread that meets no other. It calls next to nothing: after a
         # sync the processor's caches are cold, and each function called then costs a microsecond.
         appender = self._appender
@@ -93,6 +102,8 @@ class GroupCommit:
                     entry_id = appender.write_chunk_entry(work)
                 else:
                     entry_id = self._write(work)
+                for place in places:
+                    self._words[place] = entry_id
             except LogError:
                 raise
             except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
@@ -168,12 +179,15 @@ class GroupCommit:
             raise waiter.error
         return waiter.entry_id
 
-    def write(self, work: bytes | PendingEntry) -> int:
+    def write(self, work: bytes | PendingEntry, places: tuple[int, ...] = ()) -> int:
         """Write an entry and return its id at once: it is durable after the next sync, whoever makes that."""
-        with self._append_lock:
+        with self._append_lock, self.at_tail:
             if self.refusal is not None:
                 self._refuse()
-            return self._write(work)
+            entry_id = self._write(work)
+            for place in places:
+                self._words[place] = entry_id
+            return entry_id
 
     def _write(self, work: bytes | PendingEntry) -> int:
         try:
@@ -200,27 +214,37 @@ class GroupCommit:
 
     def _lead(self, lead: object, own: _Waiter | None) -> None:
         """Write the queue, sync, publish, wake, hand over. Errors go to the waiters; only an interrupt is raised."""
-        appender = self._appender
         target: tuple[int, int] | None = None
         failure: BaseException | None = None
         interrupt: BaseException | None = None
         try:
-            if self._queue:
-                self._write_queue()
-            if self.poison_cause is None:
-                # While the log is being closed, another sync may have covered everything, and the files are gone.
-                everything_is_durable = appender.written == appender.durable
-                target = appender.durable if everything_is_durable else appender.sync()
+            target = self._write_and_sync()
+        except LogError as error:
+            # Another process has the lock for too long, or has poisoned the log: nothing was tried here.
+            failure = error
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody knows what is on the disk now
             failure = self.poison(error, "sync")
         except BaseException as error:  # noqa: BLE001 - it is raised again below
-            # A signal's handler raised during the sync, whose outcome nobody will know.
-            failure, interrupt = self.poison(error, "sync"), error
+            failure, interrupt = self._interrupted_sync(error), error
         if failure is None and self.poison_cause is not None:
             failure, target = self.refusal, None
         self._end_lead(lead, target, failure, own)
         if interrupt is not None:
             raise interrupt
+
+    def _write_and_sync(self) -> tuple[int, int] | None:
+        """Write the queue, make durable what is written, and return how far that is; None if the log is poisoned."""
+        if self._queue:
+            self._write_queue()
+        if self.poison_cause is not None:
+            return None
+        # While the log is being closed, another sync may have covered everything, and the files are gone.
+        appender = self._appender
+        return appender.durable if appender.written == appender.durable else appender.sync()
+
+    def _interrupted_sync(self, error: BaseException) -> BaseException | None:
+        """A signal's handler raised during a sync, whose outcome nobody will know."""
+        return self.poison(error, "sync")
 
     def _end_lead(
         self, lead: object, target: tuple[int, int] | None, failure: BaseException | None, own: _Waiter | None
@@ -285,26 +309,34 @@ class GroupCommit:
         with self._append_lock:
             with self._mutex:
                 queue, self._queue = self._queue, []
-            done = 0
-            while done < len(queue):
-                run = _chunks_of(queue[done:])
-                count = self._write_chunks(run) if run and self.refusal is None else 0
-                last_id = self._appender.next_id - 1
-                for index in range(count):
-                    queue[done + index].entry_id = last_id - (count - 1 - index)
-                done += count
-                if count == len(run) and done == len(queue):
-                    return
-                # What does not go with others goes by itself, or says why not.
-                waiter = queue[done]
-                done += 1
-                try:
-                    if self.refusal is not None:
-                        self._refuse()
-                    assert waiter.work is not None
-                    waiter.entry_id = self._write(waiter.work)
-                except WalsyncError as error:
-                    waiter.error = error
+            self._write_all(queue)
+
+    def _write_all(self, queue: list[_Waiter]) -> None:
+        done = 0
+        while done < len(queue):
+            run = _chunks_of(queue[done:])
+            count = self._write_chunks(run) if run and self.refusal is None else 0
+            last_id = self._appender.next_id - 1
+            for index in range(count):
+                self._mark(queue[done + index], last_id - (count - 1 - index))
+            done += count
+            if count == len(run) and done == len(queue):
+                return
+            # What does not go with others goes by itself, or says why not.
+            waiter = queue[done]
+            done += 1
+            try:
+                if self.refusal is not None:
+                    self._refuse()
+                assert waiter.work is not None
+                self._mark(waiter, self._write(waiter.work))
+            except WalsyncError as error:
+                waiter.error = error
+
+    def _mark(self, waiter: _Waiter, entry_id: int) -> None:
+        waiter.entry_id = entry_id
+        for place in waiter.places:
+            self._words[place] = entry_id
 
     def _write_chunks(self, chunks: list[bytes]) -> int:
         try:
@@ -317,7 +349,7 @@ class GroupCommit:
 
     def run_locked(self, write: Callable[[Appender], bool]) -> None:
         """Call `write` under the append lock, and make what it wrote durable if it returns True."""
-        with self._append_lock:
+        with self._append_lock, self.at_tail:
             if self.refusal is not None:
                 self._refuse()
             try:
@@ -329,6 +361,15 @@ class GroupCommit:
         if wrote:
             self.sync_all()
 
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """The append lock, in which no entry is written and no mark is set by others."""
+        with self._append_lock, self.at_tail:
+            yield
+
+    def look(self) -> None:
+        """Learn whether another process has poisoned the log: none has it."""
+
     def try_locked(self, write: Callable[[Appender], bool]) -> None:
         """As `run_locked`, but never waits for another committer: for a thread that committers may be waiting for.
 
@@ -339,12 +380,13 @@ class GroupCommit:
         try:
             if self.refusal is not None:
                 self._refuse()
-            try:
-                wrote = write(self._appender)
-            except LogError:
-                raise
-            except BaseException as error:
-                raise self.poison(error, "write") from error
+            with self.at_tail:
+                try:
+                    wrote = write(self._appender)
+                except LogError:
+                    raise
+                except BaseException as error:
+                    raise self.poison(error, "write") from error
         finally:
             self._append_lock.release()
         if not wrote:

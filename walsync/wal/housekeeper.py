@@ -11,7 +11,7 @@ import threading
 from walsync.exceptions import LogError
 from walsync.wal.appender import Appender
 from walsync.wal.group_commit import GroupCommit
-from walsync.wal.segments import SegmentPool
+from walsync.wal.segments import SlotFiles
 
 __all__ = ["Housekeeper"]
 
@@ -19,9 +19,9 @@ _logger = logging.getLogger(__name__)
 
 
 class Housekeeper:
-    """Runs `SegmentPool.prepare` whenever it is woken, and watches for the log to go idle."""
+    """Runs `SlotFiles.prepare` whenever it is woken, and watches for the log to go idle."""
 
-    def __init__(self, pool: SegmentPool, appender: Appender, commits: GroupCommit, idle_hint_s: float | None) -> None:
+    def __init__(self, pool: SlotFiles, appender: Appender, commits: GroupCommit, idle_hint_s: float | None) -> None:
         self._pool = pool
         self._appender = appender
         self._commits = commits

@@ -43,9 +43,9 @@ class IntervalSync:
         self._work = threading.Event()
         self._stopping = threading.Event()
 
-    def commit(self, work: bytes | PendingEntry) -> int:
+    def commit(self, work: bytes | PendingEntry, places: tuple[int, ...] = ()) -> int:
         """Write an entry and return its id. Raises as `GroupCommit.commit` does."""
-        entry_id = self._commits.write(work)
+        entry_id = self._commits.write(work, places)
         now = time.monotonic()
         with self._mutex:
             self._last_id = max(self._last_id, entry_id)
@@ -111,10 +111,15 @@ class IntervalSync:
         thread.join(timeout_s)
         return not thread.is_alive()
 
-    def forget_in_child(self) -> None:
-        """In a forked child, where the thread is not and its locks may be held for ever."""
+    def forget_in_child(self, *, goes_on: bool) -> None:
+        """In a forked child, where the thread is not and its locks may be held for ever.
+
+        `goes_on`: the child commits to the log as well.
+        """
         self._mutex = threading.Lock()
         self._work = threading.Event()
         self._stopping = threading.Event()
-        self._stopping.set()
+        if not goes_on:
+            self._stopping.set()
+        self._first_id = self._last_id = 0
         self._thread = None

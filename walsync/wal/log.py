@@ -4,48 +4,50 @@ Owns the life of an open log: the directory's lock, its threads, which segments 
 work is done by the parts: `opening` recovers, `group_commit` and `appender` write, `reader` reads, `segments` keeps the
 files.
 
-One process, and one object in it, has a directory open at a time.
+A log on files is shared: any number of processes, and of objects in one, may have the directory open at once
+(`walsync.wal.sharing`), unless `LogConfig.shared` is False or the system has no `flock`.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
+import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from walsync.exceptions import (
-    EntryNotFoundError,
     EntryTooLargeError,
     LogClosedError,
     LogError,
-    LogLockedError,
     LogPoisonedError,
     UsageError,
 )
 from walsync.wal.checkpointer import Checkpointer
 from walsync.wal.config import Durability, LogConfig, check_durability
+from walsync.wal.control import LogControl
 from walsync.wal.driver import CheckpointDriver
 from walsync.wal.entry import ChunkReader, Entry, EntryWriter
-from walsync.wal.group_commit import GroupCommit
 from walsync.wal.housekeeper import Housekeeper
 from walsync.wal.interval import IntervalSync
-from walsync.wal.opening import OpenedLog, open_log
+from walsync.wal.open_segments import OpenSegments
+from walsync.wal.parts import LogParts, open_alone
 from walsync.wal.pending import PendingEntry
 from walsync.wal.positions import EntryId, LogPosition
 from walsync.wal.reader import LogReader
-from walsync.wal.releases import Releases
-from walsync.wal.segment import Segment
+from walsync.wal.sharing.membership import open_shared
 from walsync.wal.stats import LogStats
 from walsync.wal.storage.file import FileStorage
-from walsync.wal.storage.protocol import Storage, StorageFile, StorageLock
+from walsync.wal.storage.protocol import Storage
 
 __all__ = ["LOCK_FILE", "WriteAheadLog", "storage_of"]
 
 LOCK_FILE = "lock"
+_logger = logging.getLogger(__name__)
 
 _READ_BYTES = 1024 * 1024
 _open_logs: weakref.WeakSet[WriteAheadLog] = weakref.WeakSet()
@@ -65,45 +67,48 @@ class WriteAheadLog:
     with the durability `"interval"`.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        lock: StorageLock,
-        opened: OpenedLog,
-        checkpointer: Checkpointer | None,
-        config: LogConfig,
-    ) -> None:
+    def __init__(self, storage: Storage, parts: LogParts, checkpointer: Checkpointer | None, config: LogConfig) -> None:
         """Called by `recover`."""
         self.config = config
         self._storage = storage
-        self._lock = lock
         self._checkpointer = checkpointer
-        self._appender = opened.appender
-        self._pool = opened.pool
-        self._files = opened.files
-        self._torn_bytes = opened.torn_bytes
-        self._uuid = opened.checkpoint_file.slot.log_uuid
-        self._commits = GroupCommit(opened.appender)
-        self._interval = IntervalSync(self._commits, opened.appender, config.sync_interval_s)
+        self._membership = parts.membership
+        self._appender = parts.appender
+        self._pool = parts.pool
+        self._files = parts.files
+        self._torn_bytes = parts.torn_bytes
+        self._uuid = parts.uuid
+        self._commits = parts.commits
+        self._releases = parts.releases
+        self._durable = parts.durable
+        self._written = parts.written
+        self._interval = IntervalSync(parts.commits, parts.appender, config.sync_interval_s)
         self._commit = self._committer(config.durability)
         self._max_entry_bytes = config.max_entry_bytes
-        self._releases = Releases(
-            storage,
-            opened.segments,
-            opened.checkpoint_file,
-            segment_bytes=config.segment_bytes,
-            appender=opened.appender,
-            commits=self._commits,
-            pool=opened.pool,
-            files=opened.files,
+        self.control = LogControl(
+            parts.words,
+            shared=parts.shared,
+            lease=parts.lease,
+            last_id=lambda: self._written()[1],
+            stamp=parts.written_stamp,
+            released_id=lambda: self._releases.through[1],
+            exclusive=parts.commits.exclusive,
+            ring=parts.ring,
         )
-        opened.appender._on_segment = self._releases.add_segment
-        self._reader = LogReader(self, opened.appender._checksum, opened.appender._seed)
+        """What the users of the log tell each other, in this process and in others."""
+        self.recovered_here = parts.recovered_here
+        """Whether this object's opening recovered the log; False if others had it open."""
+        self._segments = OpenSegments(storage, parts.releases, parts.files, parts.durable, lambda: self._closed)
+        self._reader = LogReader(self._segments, parts.appender._checksum, parts.appender._seed)
         self._driver: CheckpointDriver | None = None
         self._housekeeper: Housekeeper | None = None
-        self._driver_trouble = False
+        self._trouble = False
+        """The next call has something to see to: the driver's error, or what a fork has left undone."""
         self._closed = False
         self._process_id = os.getpid()
+        self._is_forked = False
+        self._fork_mutex = threading.Lock()
+        """Guards the starting of threads in a forked child."""
 
     @classmethod
     def recover(
@@ -117,45 +122,39 @@ class WriteAheadLog:
     ) -> WriteAheadLog:
         """Open the log in a directory (or another `Storage`), making it if there is none, and recover what is in it.
 
-        Blocks while everything that is not checkpointed is read and checked; then `checkpointer` is asked about each
-        segment and given each entry. What it raises ends the opening and is raised here. `clock_ns` and `new_uuid` are
-        where a new segment's creation time and a new log's identity come from.
+        The first process to open a directory recovers it: it blocks while everything that is not checkpointed is read
+        and checked; then `checkpointer` is asked about each segment and given each entry. What it raises ends the
+        opening and is raised here. Whoever opens the directory while others have it open joins them, without that.
+        `clock_ns` and `new_uuid` are where a new segment's creation time and a new log's identity come from.
 
-        Raises `LogLockedError` if the directory is open elsewhere, `DamagedLogError` if bytes that were durable are not
-        there (nothing is changed then), `LogVersionError` for a log of another version, `ConfigurationError` for a
-        directory that cannot keep the promises, and `LogError` where the system refuses.
+        Raises `LogLockedError` if another process keeps the directory for itself (or this one wants to, and others
+        have it open), `LogPoisonedError` if one that has it open has met a failing disk, `DamagedLogError` if bytes
+        that were durable are not there (nothing is changed then), `LogVersionError` for a log of another version,
+        `ConfigurationError` for a directory that cannot keep the promises or for a `version_info` that is not that of
+        the others, and `LogError` where the system refuses.
         """
         config = LogConfig() if config is None else config
         storage = storage_of(directory, config)
+        where = storage.describe("")
         try:
             storage.prepare()
-            lock = storage.lock(LOCK_FILE, config.lock_timeout_s)
+            share = storage.share() if config.shared else None
+            if share is not None:
+                parts = open_shared(
+                    storage, share, LOCK_FILE, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid
+                )
+            else:
+                parts = open_alone(storage, LOCK_FILE, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
         except OSError as error:
             raise LogError(
-                f"the log directory {storage.describe('')} cannot be locked: {error}. Look at the disk and the "
-                "directory's permissions, then open the log again"
+                f"the log in {where} cannot be opened: {error}. Nothing durable was lost; look at the disk and the "
+                "directory's permissions, then open it again"
             ) from error
-        if lock is None:
-            raise LogLockedError(
-                f"the log directory {storage.describe('')} is open in another process, or in another WriteAheadLog of "
-                "this one. Close that first; if it is about to end, wait for it with LogConfig(lock_timeout_s=...)"
-            )
-        try:
-            opened = open_log(storage, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
-        except OSError as error:
-            lock.release()
-            raise LogError(
-                f"the log in {storage.describe('')} cannot be opened: {error}. Nothing durable was lost; look at the "
-                "disk and the directory's permissions, then open it again"
-            ) from error
-        except BaseException:
-            lock.release()
-            raise
-        log = cls(storage, lock, opened, checkpointer, config)
+        log = cls(storage, parts, checkpointer, config)
         _open_logs.add(log)
         try:
             # Whoever has the protocol's methods without its base class is given the entries.
-            if checkpointer is not None and getattr(checkpointer, "recovers_entries", True):
+            if parts.recovered_here and checkpointer is not None and getattr(checkpointer, "recovers_entries", True):
                 for entry in log.entries():
                     checkpointer.recover(entry)
             log._start_threads()
@@ -177,8 +176,15 @@ class WriteAheadLog:
 
     # --------------------------------------------------------------------------------------------- committing
 
-    def append(self, *chunks: bytes | bytearray | memoryview, durability: Durability | None = None) -> EntryId:
+    def append(
+        self,
+        *chunks: bytes | bytearray | memoryview,
+        durability: Durability | None = None,
+        marks: Sequence[str] = (),
+    ) -> EntryId:
         """Commit one entry of these chunks and return its id when it is on stable storage. Blocks for one sync or two.
+
+        `marks`: names of which `control.last_marked` tells the last entry that bears them, in every process.
 
         With the durability `"interval"` it returns when the entry is written, and a thread makes it durable soon after;
         None is `LogConfig.durability`.
@@ -187,34 +193,36 @@ class WriteAheadLog:
         `LogPoisonedError` (a write or a sync failed; whether this entry survives shows when the log is opened again),
         `LogClosedError`, and once `CheckpointFailedError` after the log's own driver failed: then nothing was written.
         """
-        if self._driver_trouble:
-            self._raise_driver_trouble()
+        if self._trouble:
+            self._see_to_trouble()
         commit = self._commit if durability is None else self._committer(durability)
+        places = self.control.places(marks) if marks else ()
         if len(chunks) == 1:
             work = chunks[0]
             if type(work) is not bytes:
                 work = _as_bytes(work)
             if len(work) > self._max_entry_bytes:
                 self._refuse_size(len(work))
-            return commit(work)  # type: ignore[return-value]
+            return commit(work, places)  # type: ignore[return-value]
         pieces = [chunk if type(chunk) is bytes else _as_bytes(chunk) for chunk in chunks]
         size = sum(map(len, pieces))
         if size > self.config.max_entry_bytes:
             self._refuse_size(size)
-        return commit(PendingEntry(pieces))  # type: ignore[return-value]
+        return commit(PendingEntry(pieces), places)  # type: ignore[return-value]
 
-    def begin_entry(self, durability: Durability | None = None) -> EntryWriter:
+    def begin_entry(self, durability: Durability | None = None, marks: Sequence[str] = ()) -> EntryWriter:
         """Begin an entry of any size. It takes no lock and no place in the log before it is committed.
 
-        `durability` as in `append`.
+        `durability` and `marks` as in `append`.
         """
         self._check_open()
         commit = self._commit if durability is None else self._committer(durability)
+        places = self.control.places(marks)
 
         def commit_entry(entry: PendingEntry) -> int:
-            if self._driver_trouble:
-                self._raise_driver_trouble()
-            return commit(entry)
+            if self._trouble:
+                self._see_to_trouble()
+            return commit(entry, places)
 
         return EntryWriter(
             commit_entry,
@@ -223,7 +231,7 @@ class WriteAheadLog:
             max_entry_bytes=self.config.max_entry_bytes,
         )
 
-    def _committer(self, durability: Durability) -> Callable[[bytes | PendingEntry], int]:
+    def _committer(self, durability: Durability) -> Callable[[bytes | PendingEntry, tuple[int, ...]], int]:
         check_durability("durability", durability)
         return self._interval.commit if durability == "interval" else self._commits.commit
 
@@ -233,7 +241,7 @@ class WriteAheadLog:
         Raises `LogPoisonedError` if that fails, or an earlier write or sync did, and `LogClosedError`.
         """
         self._check_open()
-        if self._appender.durable[1] < self._appender.written[1]:
+        if self._durable()[1] < self._written()[1]:
             self._commits.sync_all()
 
     def _refuse_size(self, size: int) -> None:
@@ -242,15 +250,21 @@ class WriteAheadLog:
             "it was written; split it, or raise the bound"
         )
 
-    def _raise_driver_trouble(self) -> None:
-        self._driver_trouble = False
+    def _see_to_trouble(self) -> None:
+        self._trouble = False
+        if self._is_forked:
+            # Not in the fork itself: most children of most processes never use the log.
+            with self._fork_mutex:
+                if self._is_forked:
+                    self._is_forked = False
+                    self._start_threads()
         error = self._driver.take_error() if self._driver is not None else None
         if error is not None:
             raise error
 
     def report_trouble(self) -> None:
         """Called by the driver: the next caller gets the checkpointer's error."""
-        self._driver_trouble = True
+        self._trouble = True
 
     def _check_open(self) -> None:
         if self._commits.refusal is not None:
@@ -271,12 +285,12 @@ class WriteAheadLog:
     @property
     def last_id(self) -> EntryId:
         """The last entry written, durable or not. Takes no lock."""
-        return EntryId(self._appender.written[1])
+        return EntryId(self._written()[1])
 
     @property
     def durable_id(self) -> EntryId:
         """The last entry that is on stable storage. Takes no lock."""
-        return EntryId(self._appender.durable[1])
+        return EntryId(self._durable()[1])
 
     @property
     def checkpointed_id(self) -> EntryId:
@@ -286,18 +300,19 @@ class WriteAheadLog:
     @property
     def backlog_entries(self) -> int:
         """How many entries are durable and not released. Takes no lock."""
-        return max(0, self._appender.durable[1] - self._releases.through[1])
+        return max(0, self._durable()[1] - self._releases.through[1])
 
     @property
     def backlog_bytes(self) -> int:
         """How many bytes of the log they take, frames and unused ends of segments included. Takes no lock."""
         position, entry_id = self._releases.through
-        durable_position, durable_id = self._appender.durable
+        durable_position, durable_id = self._durable()
         return max(0, durable_position - position) if durable_id > entry_id else 0
 
     @property
     def poisoned(self) -> BaseException | None:
-        """What a write or a sync failed with, or None while the log is well."""
+        """What a write or a sync failed with, in whatever process, or None while the log is well."""
+        self._commits.look()
         return self._commits.poison_cause
 
     def stats(self) -> LogStats:
@@ -349,44 +364,6 @@ class WriteAheadLog:
         if self._closed or self._process_id != os.getpid():
             self._check_open()
 
-    @property
-    def readable_segments(self) -> tuple[Segment, ...]:
-        """For the reader: the segments in use."""
-        return self._releases.segments
-
-    @property
-    def readable_through(self) -> tuple[int, int]:
-        """For the reader: position and id of what is durable."""
-        return self._appender.durable
-
-    @property
-    def released_through(self) -> int:
-        """For the reader: the last released id."""
-        return self._releases.through[1]
-
-    def file_of(self, segment: Segment) -> StorageFile:
-        """For the reader: the segment's file."""
-        try:
-            return self._files.get(segment.name)
-        except OSError as error:
-            raise self.reading_failed(segment, error) from error
-
-    def path_of(self, segment: Segment) -> str:
-        """For the reader: what messages call the segment's file."""
-        return self._storage.describe(segment.name)
-
-    def reading_failed(self, segment: Segment, error: OSError) -> Exception:
-        """For the reader: what a failed read is to its caller."""
-        if self._closed:
-            return LogClosedError(f"the log in {self._storage.describe('')} was closed while it was read")
-        if isinstance(error, FileNotFoundError):
-            return EntryNotFoundError(
-                f"segment {segment.sequence} was released, and its file removed, while it was read"
-            )
-        return LogError(
-            f"{self._storage.describe(segment.name)} cannot be read: {error}. Look at the disk; the log was not changed"
-        )
-
     def wait_durable(self, after: EntryId, timeout: float | None = None) -> bool:
         """Wait until an entry after `after` is durable: True. False after `timeout` seconds, or at a call of `wake()`.
 
@@ -405,7 +382,7 @@ class WriteAheadLog:
 
         Writes to the disk, and waits for it, only when a segment is recycled. An older `through` does nothing.
         """
-        durable_id = self._appender.durable[1]
+        durable_id = self._durable()[1]
         if through > durable_id:
             raise UsageError(f"entry {through} cannot be released: the last durable entry is {durable_id}")
         if through <= self._releases.through[1]:
@@ -463,7 +440,7 @@ class WriteAheadLog:
             _open_logs.discard(self)
             self._files.close()
             self._releases.close()
-            self._lock.release()
+            self._membership.release()
 
     def _finish(self, message: str) -> None:
         commits = self._commits
@@ -502,12 +479,25 @@ class WriteAheadLog:
 
     def _forget_in_child(self) -> None:
         # The threads that held these locks are not in the child.
-        self._releases.forget_in_child()
-        self._commits.forget_in_child()
-        self._interval.forget_in_child()
-        self._files.forget_in_child()
-        self._reader.forget_in_child()
-        self._lock.forget_in_child()
+        shared = self.control.shared
+        try:
+            self._releases.forget_in_child()
+            self._commits.forget_in_child()
+            self._pool.forget_in_child()
+            self._interval.forget_in_child(goes_on=shared)
+            self._files.forget_in_child()
+            self._reader.forget_in_child()
+            self._membership.forget_in_child()
+        except OSError as error:
+            shared = False
+            _logger.warning("a forked child cannot have the log of its parent: %s", error)
+        self._housekeeper = self._driver = None
+        if shared:
+            self._process_id = os.getpid()
+            self._fork_mutex = threading.Lock()
+            self.recovered_here = False
+            self._is_forked = self._trouble = True
+            return
         self._commits.refuse(
             LogClosedError(
                 f"the log in {self._storage.describe('')} was opened by process {self._process_id}, and this is its "
@@ -526,7 +516,6 @@ def _as_bytes(chunk: object) -> bytes:
 def _after_fork_in_child() -> None:
     for log in list(_open_logs):
         log._forget_in_child()
-    _open_logs.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -42,7 +42,7 @@ from walsync.wal.open_files import OpenFiles
 from walsync.wal.recovery import LogWalk, Opening, decide_opening
 from walsync.wal.scanner import Stop
 from walsync.wal.segment import Segment, slot_name, slot_number
-from walsync.wal.segments import SegmentPool, write_all
+from walsync.wal.segments import SegmentPool, SlotFiles, write_all
 from walsync.wal.storage.protocol import Storage
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class OpenedLog:
         self,
         checkpoint_file: CheckpointFile,
         appender: Appender,
-        pool: SegmentPool,
+        pool: SlotFiles,
         files: OpenFiles,
         segments: list[Segment],
         torn_bytes: int,
@@ -125,7 +125,7 @@ def _create(
         storage.remove(slot.name)
     pool = SegmentPool(storage, config, threaded=False)
     pool.reserve(1)
-    name = pool.take()
+    name = pool.take(1)
     kind = KINDS[config.checksum]
     log_uuid = new_uuid()
     header = SegmentHeader(

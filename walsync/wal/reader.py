@@ -116,10 +116,16 @@ class LogReader:
         if after >= last:
             return
         cursor = self._take_cursor(after + 1)
+        expected_id = after + 1
         try:
             while True:
                 entries = cursor.entries
                 segment = cursor.segment
+                if cursor.index < len(entries):
+                    first_id = entries[cursor.index][0]
+                    if first_id > expected_id:
+                        self._explain_gap(expected_id, first_id)
+                    expected_id = entries[-1][0] + 1
                 while cursor.index < len(entries):
                     raw = entries[cursor.index]
                     entry_id = raw[0]
@@ -134,6 +140,26 @@ class LogReader:
             with self._mutex:
                 self._idle.append(cursor)
                 del self._idle[:-_IDLE_CURSORS]
+
+    def _explain_gap(self, expected_id: int, found_id: int) -> None:
+        """Entries are released, or were abandoned with their segment; there is no other way for them to go missing."""
+        log = self._log
+        if log.released_through >= found_id - 1 or any(segment.abandoned for segment in log.readable_segments):
+            return
+        first = log.readable_segments[0]
+        if first.header.continues and expected_id == first.first_id == found_id - 1:
+            # Its beginning was abandoned, with a segment that has been recycled since.
+            return
+        if log.released_through >= expected_id:
+            # Some of them while this was read; the rest must be there.
+            raise EntryNotFoundError(
+                f"entries from {expected_id} on were released while they were read; entries up to "
+                f"{log.released_through} are checkpointed. Begin again after that one"
+            )
+        raise DamagedLogError(
+            f"entries {expected_id} to {found_id - 1} are missing from the log, and were neither released nor "
+            "abandoned. Nothing was changed; close the log in every process, and look at it with `walsync verify`"
+        )
 
     def _take_cursor(self, entry_id: int) -> _Cursor:
         segments = self._log.readable_segments

@@ -11,17 +11,16 @@ import time
 from collections.abc import Callable
 
 from walsync.exceptions import LogError, LogTimeoutError
-from walsync.wal.appender import Appender
 from walsync.wal.checkpoint_file import CheckpointFile
 from walsync.wal.group_commit import GroupCommit
 from walsync.wal.open_files import OpenFiles
 from walsync.wal.segment import Segment
-from walsync.wal.segments import SegmentPool
+from walsync.wal.segments import SlotFiles
 from walsync.wal.storage.protocol import Storage
 
 __all__ = ["Releases"]
 
-_LOOK_S = 1.0
+LOOK_S = 1.0
 """How often a thread that waits for a release looks whether the log was closed."""
 
 
@@ -35,15 +34,16 @@ class Releases:
         checkpoint_file: CheckpointFile,
         *,
         segment_bytes: int,
-        appender: Appender,
+        durable: Callable[[], tuple[int, int]],
         commits: GroupCommit,
-        pool: SegmentPool,
+        pool: SlotFiles,
         files: OpenFiles,
     ) -> None:
+        """`durable` tells the position and the entry up to which the log is durable."""
         self._storage = storage
         self._checkpoint_file = checkpoint_file
         self._segment_bytes = segment_bytes
-        self._appender = appender
+        self._durable = durable
         self._commits = commits
         self._pool = pool
         self._files = files
@@ -60,6 +60,7 @@ class Releases:
         self._changed = threading.Condition()
         """Notified when `through` moves."""
         self._waiters = 0
+        self.look_s = LOOK_S
 
     def add_segment(self, segment: Segment) -> None:
         """The appender goes on in this segment."""
@@ -68,7 +69,7 @@ class Releases:
 
     def release(self, through: int) -> None:
         """The durable entries up to `through` are needed no more. Recycles the segments that only held such."""
-        durable_position, durable_id = self._appender.durable
+        durable_position, durable_id = self._durable()
         with self._mutex:
             if through <= self.through[1]:
                 return
@@ -83,14 +84,14 @@ class Releases:
         """About where the entry ends: between its segment's ends, by its number. Only the backlog's size needs it."""
         for segment in self.segments:
             if segment is self.segments[-1]:
-                end, last_id = self._appender.durable
+                end, last_id = self._durable()
             else:
                 end, last_id = segment.end, segment.committed_id
             if entry_id <= last_id:
                 count = last_id - segment.first_id + 1
                 done = max(0, entry_id - segment.first_id + 1)
                 return segment.start + (end - segment.start) * done // max(1, count)
-        return self._appender.durable[0]
+        return self._durable()[0]
 
     def _recycle(self, durable_position: int) -> None:
         position, through = self.through
@@ -104,28 +105,26 @@ class Releases:
         if not count or self._commits.poison_cause is not None:
             return
         try:
-            self._checkpoint_file.write(through, position, segments[count].sequence, self._appender.durable)
+            self._checkpoint_file.write(through, position, segments[count].sequence, self._durable())
         except BaseException as error:
             raise self._commits.poison(error, "write of the checkpoint file") from error
-        with self._segments_mutex:
-            self.segments = self.segments[count:]
-        reusable = []
+        self._begin_with(segments[count])
+        reusable, useless = [], []
         for segment in segments[:count]:
             if segment.size == self._segment_bytes and not segment.abandoned:
                 reusable.append(segment.name)
             else:
-                self._remove(segment.name)
-        self._pool.forget(count - len(reusable))
+                self._files.drop(segment.name)
+                useless.append(segment.name)
+        self._pool.forget(useless)
         self._pool.give_back(reusable)
         if not self._pool.threaded:
             self._pool.trim()
 
-    def _remove(self, name: str) -> None:
-        self._files.drop(name)
-        try:
-            self._storage.remove(name)
-        except FileNotFoundError:
-            return
+    def _begin_with(self, first: Segment) -> None:
+        """The segments before `first` are released, durably."""
+        with self._segments_mutex:
+            self.segments = tuple(segment for segment in self.segments if segment.sequence >= first.sequence)
 
     def wait(self, through: int, timeout_s: float, *, urge: Callable[[], None], check: Callable[[], None]) -> None:
         """Return when the entries up to `through` are released; `urge` asks for that, `check` raises if it is in vain.
@@ -146,7 +145,7 @@ class Releases:
                             f"entries up to {through} were not checkpointed within {timeout_s} s "
                             f"(LogConfig.checkpoint_timeout_s); {self.through[1]} is. The checkpointer goes on"
                         )
-                    self._changed.wait(min(left_s, _LOOK_S))
+                    self._changed.wait(min(left_s, self.look_s))
         finally:
             with self._changed:
                 self._waiters -= 1
@@ -156,7 +155,7 @@ class Releases:
         with self._mutex:
             slot = self._checkpoint_file.slot
             position, through = self.through
-            end = self._appender.durable
+            end = self._durable()
             if through <= slot.checkpointed_id and end[0] <= slot.promise:
                 return
             try:

@@ -62,7 +62,7 @@ class SalvageWriter:
         self._slot = CheckpointSlot(checksum_kind, log_uuid, 1, checkpointed_id, base + FRAMES_OFFSET, 1)
         self._synced_position = base
         self._pool.reserve(1)
-        name = self._pool.take()
+        name = self._pool.take(1)
         header = SegmentHeader(
             checksum_kind=checksum_kind,
             log_uuid=log_uuid,

@@ -14,13 +14,22 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from walsync.exceptions import LogError, LogFullError
 from walsync.wal.config import LogConfig
 from walsync.wal.segment import slot_name
 from walsync.wal.storage.protocol import Storage, StorageFile
 
-__all__ = ["SegmentPool", "write_all"]
+__all__ = [
+    "SegmentPool",
+    "SlotFiles",
+    "log_is_at_its_bound",
+    "make_slot_file",
+    "making_failed",
+    "no_segment_in_time",
+    "write_all",
+]
 
 _ZEROS = bytes(1024 * 1024)
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -37,6 +46,91 @@ def write_all(file: StorageFile, data: bytes | memoryview, offset: int) -> None:
         if count <= 0:
             raise OSError(errno.EIO, f"the system wrote {count} of {len(view) - written} bytes")
         written += count
+
+
+def make_slot_file(storage: Storage, size: int, number: int) -> str:
+    """Make a slot file of real zeros, durably, and return its name."""
+    name = slot_name(number)
+    file = storage.create(name)
+    try:
+        for offset in range(0, size, len(_ZEROS)):
+            write_all(file, memoryview(_ZEROS)[: min(len(_ZEROS), size - offset)], offset)
+        file.sync()
+        storage.sync_directory()
+    except BaseException:
+        # Half a file is of no use and takes the room that others need.
+        with contextlib.suppress(OSError):
+            storage.remove(name)
+        raise
+    finally:
+        file.close()
+    return name
+
+
+def making_failed(storage: Storage, size: int, number: int, error: OSError) -> LogError:
+    """What an error of `make_slot_file` is to whoever needs the file."""
+    kind = LogFullError if error.errno in _FULL else LogError
+    failure = kind(
+        f"cannot make the segment file {storage.describe(slot_name(number))} of {size} bytes: {error}. The entry was "
+        "not written and the log is well; commit again when there is room"
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def log_is_at_its_bound(storage: Storage, limit: int) -> LogFullError:
+    """What `LogConfig.max_log_bytes` is to whoever needs a file beyond it."""
+    return LogFullError(
+        f"the log in {storage.describe('')} is at its bound of {limit} bytes (LogConfig.max_log_bytes). The entry was "
+        "not written; it can be committed again when entries were checkpointed"
+    )
+
+
+def no_segment_in_time(storage: Storage, timeout_s: float) -> LogFullError:
+    """What `LogConfig.segment_timeout_s` is to whoever waited for a file."""
+    return LogFullError(
+        f"no segment became ready in {storage.describe('')} within {timeout_s} s (LogConfig.segment_timeout_s). The "
+        "entry was not written; commit it again, or look for a disk that does not keep up"
+    )
+
+
+class SlotFiles(Protocol):
+    """What the appender and the releases ask of a pool of slot files."""
+
+    threaded: bool
+    wake: Callable[[], None]
+
+    @property
+    def free_count(self) -> int:
+        """Files that are ready to be taken."""
+
+    @property
+    def free_names(self) -> tuple[str, ...]:
+        """Their names."""
+
+    def reserve(self, count: int) -> None:
+        """Return when `count` files are ready. Raises `LogFullError`."""
+
+    def take(self, sequence: int) -> str:
+        """A file that `reserve` has made sure of, for the segment with this sequence."""
+
+    def give_back(self, names: list[str]) -> None:
+        """Files whose segments are released."""
+
+    def forget(self, names: list[str]) -> None:
+        """Files whose segments are released and that nobody can use again: remove them."""
+
+    def prepare(self) -> None:
+        """Make the files that are missing and remove those that are too many."""
+
+    def trim(self, kept: int | None = None) -> None:
+        """Remove free files beyond `kept`, by default `LogConfig.max_free_segments`."""
+
+    def close(self) -> None:
+        """Whoever waits for a file stops waiting."""
+
+    def forget_in_child(self) -> None:
+        """In a forked child, where the threads that held its locks are not."""
 
 
 class SegmentPool:
@@ -73,6 +167,11 @@ class SegmentPool:
         """Files that are ready to be taken."""
         return len(self._free)
 
+    @property
+    def free_names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self._free)
+
     def reserve(self, count: int) -> None:
         """Return when `count` files are ready. Raises `LogFullError` if there is no room for them.
 
@@ -85,11 +184,7 @@ class SegmentPool:
                 return
             limit = self._config.max_log_bytes
             if limit is not None and (self._used + count) * self._config.segment_bytes > limit:
-                raise LogFullError(
-                    f"the log in {self._storage.describe('')} is at its bound of {limit} bytes "
-                    "(LogConfig.max_log_bytes). The entry was not written; it can be committed again when entries "
-                    "were checkpointed"
-                )
+                raise log_is_at_its_bound(self._storage, limit)
             self._wanted = count
             self._failure = None
         self._wait_for(count)
@@ -108,14 +203,10 @@ class SegmentPool:
                 left_s = deadline - time.monotonic()
                 if self._closed or not self.threaded or left_s <= 0 or not self._changed.wait(left_s):
                     self._wanted = 0
-                    raise LogFullError(
-                        f"no segment became ready in {self._storage.describe('')} within "
-                        f"{self._config.segment_timeout_s} s (LogConfig.segment_timeout_s). The entry was not written; "
-                        "commit it again, or look for a disk that does not keep up"
-                    )
+                    raise no_segment_in_time(self._storage, self._config.segment_timeout_s)
 
-    def take(self) -> str:
-        """A file that `reserve` has made sure of."""
+    def take(self, sequence: int) -> str:
+        """A file that `reserve` has made sure of, for the segment with this sequence."""
         with self._changed:
             name = self._free.pop(0)
             self._wanted = max(0, self._wanted - 1)
@@ -131,10 +222,13 @@ class SegmentPool:
             self._changed.notify_all()
         self.wake()
 
-    def forget(self, count: int) -> None:
-        """Files in use that are gone from the pool for good."""
+    def forget(self, names: list[str]) -> None:
+        """Files whose segments are released and that nobody can use again: remove them."""
         with self._changed:
-            self._used -= count
+            self._used -= len(names)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.remove(name)
 
     def prepare(self) -> None:
         """Make the files that are missing and remove those that are too many. Called by one thread at a time.
@@ -158,15 +252,9 @@ class SegmentPool:
                 number = self._next_number
                 self._next_number += 1
             try:
-                name = self._make(number)
+                name = make_slot_file(self._storage, self._config.segment_bytes, number)
             except OSError as error:
-                kind = LogFullError if error.errno in _FULL else LogError
-                failure = kind(
-                    f"cannot make the segment file {self._storage.describe(slot_name(number))} of "
-                    f"{self._config.segment_bytes} bytes: {error}. The entry was not written and the log is well; "
-                    "commit again when there is room"
-                )
-                failure.__cause__ = error
+                failure = making_failed(self._storage, self._config.segment_bytes, number, error)
                 with self._changed:
                     self._failure = failure if self._wanted > len(self._free) else None
                     self._changed.notify_all()
@@ -177,24 +265,6 @@ class SegmentPool:
         # Far too many, after a backlog: now. A few too many, between two checkpoints: when the log is idle, or a file
         # would be removed and made again on every lap.
         self.trim(2 * self._config.max_free_segments + 2)
-
-    def _make(self, number: int) -> str:
-        name = slot_name(number)
-        file = self._storage.create(name)
-        try:
-            size = self._config.segment_bytes
-            for offset in range(0, size, len(_ZEROS)):
-                write_all(file, memoryview(_ZEROS)[: min(len(_ZEROS), size - offset)], offset)
-            file.sync()
-            self._storage.sync_directory()
-        except BaseException:
-            # Half a file is of no use and takes the room that others need.
-            with contextlib.suppress(OSError):
-                self._storage.remove(name)
-            raise
-        finally:
-            file.close()
-        return name
 
     def trim(self, kept: int | None = None) -> None:
         """Remove free files beyond `kept`, by default `LogConfig.max_free_segments`."""
@@ -214,3 +284,8 @@ class SegmentPool:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: it makes no files there."""
+        self._changed = threading.Condition()
+        self._closed = True

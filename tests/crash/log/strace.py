@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.support.processes import python_environment
 
-__all__ = ["SYSTEM_CALLS", "Ended", "calls_on", "run", "why_not"]
+__all__ = ["SYSTEM_CALLS", "Ended", "calls_on", "count_calls", "run", "run_command", "why_not"]
 
 SYSTEM_CALLS = ("pwrite64", "fdatasync", "fsync", "openat", "pread64", "rename", "unlink", "flock")
 CHILD = Path(__file__).with_name("child.py")
@@ -67,11 +67,13 @@ def _child(directory: Path, appends: int, *, threads: bool) -> list[str]:
 
 def calls_on(directory: Path, appends: int, output: Path) -> dict[str, list[int]]:
     """The numbers of the calls of each kind that concern files of the log, in a process that makes a new one."""
+    return count_calls(directory, _child(directory, appends, threads=False), SYSTEM_CALLS, output)
+
+
+def count_calls(directory: Path, command: list[str], calls: tuple[str, ...], output: Path) -> dict[str, list[int]]:
+    """The numbers of the calls of each of these kinds in which `command` uses files below `directory`."""
     subprocess.run(
-        [
-            *("strace", "-f", "-qq", "-y", "-s", "0", "-o", str(output), "-e", f"trace={','.join(SYSTEM_CALLS)}"),
-            *_child(directory, appends, threads=False),
-        ],
+        ["strace", "-f", "-qq", "-y", "-s", "0", "-o", str(output), "-e", f"trace={','.join(calls)}", *command],
         check=True,
         capture_output=True,
         env=python_environment(),
@@ -91,10 +93,15 @@ def calls_on(directory: Path, appends: int, output: Path) -> dict[str, list[int]
 
 def run(directory: Path, appends: int, injection: str, call: str, *, threads: bool = False) -> Ended:
     """Run the child with one injection. `subprocess.TimeoutExpired` if it hangs."""
+    return run_command(_child(directory, appends, threads=threads), injection, call)
+
+
+def run_command(command: list[str], injection: str, call: str) -> Ended:
+    """Run a command with one injection. `subprocess.TimeoutExpired` if it hangs."""
     process = subprocess.Popen(
         [
             *("strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={call}:{injection}"),
-            *_child(directory, appends, threads=threads),
+            *command,
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

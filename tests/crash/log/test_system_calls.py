@@ -16,7 +16,7 @@ import pytest
 from tests.crash.log.ledger import Ledger
 from tests.crash.log.strace import calls_on, run, why_not
 
-KILL_POINTS = int(os.environ.get("WALSYNC_KILL_POINTS", "20"))
+KILL_POINTS = int(os.environ.get("WALSYNC_KILL_POINTS", "10"))
 SEED = int(os.environ.get("WALSYNC_SEED", "1"))
 APPENDS = 16
 LIVES = 8
@@ -78,6 +78,7 @@ def test_a_kill_in_any_system_call_loses_nothing_acknowledged(calls: dict[str, l
     print(f"{killed} kills in {lives} lives, no violation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAILURES)
 def test_a_failing_system_call_loses_nothing_acknowledged(
     calls: dict[str, list[int]], kind: str, tmp_path: Path

@@ -21,7 +21,7 @@ import walsync
 from walsync.exceptions import LogFullError
 from walsync.wal import EntryId, LogConfig, WriteAheadLog, verify_log
 
-DISK_BYTES = 1024 * 1024
+DISK_BYTES = 1536 * 1024
 SEGMENT_BYTES = 64 * 1024
 WAIT_TIMEOUT_S = 60.0
 

@@ -109,7 +109,7 @@ def test_a_log_whose_checkpointer_keeps_up_stays_small_and_makes_no_file_after_t
                 if changed_ns is None and log.durable_id * ENTRY_BYTES > first_lap:
                     changed_ns = directory.stat().st_mtime_ns
         assert directory.stat().st_mtime_ns == changed_ns
-        sequence = log.readable_segments[-1].sequence
+        sequence = log._segments.readable_segments[-1].sequence
         log.checkpoint_active()
     seconds = time.perf_counter() - begin
     print(

@@ -242,6 +242,9 @@ class VolatileStorage:
         self._held = True
         return self
 
+    def share(self) -> None:
+        return
+
     def release(self) -> None:
         self._held = False
 

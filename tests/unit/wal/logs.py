@@ -29,7 +29,7 @@ def all_of(log: WriteAheadLog) -> dict[int, list[bytes]]:
 
 def abandon(log: WriteAheadLog) -> None:
     """End a log as a killed process does: its lock is free, nothing more is written."""
-    log._lock.release()
+    log._membership.release()
 
 
 def bytes_of(storage: MemoryStorage, name: str) -> bytearray:

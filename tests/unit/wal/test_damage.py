@@ -57,6 +57,7 @@ def outcome(storage: MemoryStorage, written: dict[int, list[bytes]]) -> int:
     return last_id
 
 
+@pytest.mark.slow
 def test_every_bit_of_a_small_log_flipped() -> None:
     """An error wherever a promise covers the bit; else the entries before it, or all of them."""
     storage, written, end, promised = small_log()

@@ -112,11 +112,11 @@ def test_a_failed_checkpoint_write_poisons_the_log_and_recycles_nothing() -> Non
     log = open_log(storage)
     for _ in range(12):
         log.append(b"x" * 6000)
-    before = [segment.sequence for segment in log.readable_segments]
+    before = [segment.sequence for segment in log._segments.readable_segments]
     storage.decide = lambda index, operation, name: errno.EIO if name.startswith("checkpoint") else None
     with pytest.raises(LogPoisonedError, match="checkpoint"):
         log.checkpoint(EntryId(10))
-    assert [segment.sequence for segment in log.readable_segments] == before
+    assert [segment.sequence for segment in log._segments.readable_segments] == before
     log.close()
 
 
@@ -126,7 +126,7 @@ def test_the_bound_on_the_logs_size_rejects_and_a_checkpoint_makes_room() -> Non
     with pytest.raises(LogFullError, match="max_log_bytes"):  # noqa: PT012
         for _ in range(100):
             log.append(b"x" * 6000)
-    assert len(log.readable_segments) == 4
+    assert len(log._segments.readable_segments) == 4
     log.checkpoint(log.durable_id)
     assert log.append(b"x" * 6000) == log.durable_id
     log.close()

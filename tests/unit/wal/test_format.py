@@ -40,7 +40,7 @@ RELEASED = 2
 
 def write_golden(directory: Path, checksum: str) -> None:
     """The log of the golden files: two laps of opening, seven entries, two of them released, closed."""
-    config = quiet_config(checksum=checksum, version_info=b"golden")
+    config = quiet_config(checksum=checksum, version_info=b"golden", shared=False)
     arguments = {"config": config, "clock_ns": lambda: CREATED_NS, "new_uuid": lambda: UUID}
     with WriteAheadLog.recover(directory, **arguments) as log:  # type: ignore[arg-type]
         for chunks in ENTRIES[:5]:

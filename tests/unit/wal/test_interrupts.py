@@ -12,6 +12,7 @@ import linecache
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,11 +22,19 @@ from tests.support.waiting import wait_until
 from tests.unit.wal.logs import abandon, all_of, copy_of, open_log
 from tests.unit.wal.test_group_commit import Gate
 from walsync.exceptions import LogPoisonedError
-from walsync.wal import MemoryStorage, WriteAheadLog
+from walsync.wal import FileStorage, MemoryStorage, WriteAheadLog
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tracing raises where no signal's handler runs")
 
-FILES = ("group_commit.py", "appender.py", "log.py", "interval.py")
+FILES = (
+    "group_commit.py",
+    "appender.py",
+    "log.py",
+    "interval.py",
+    "sharing/commits.py",
+    "sharing/tail.py",
+    "sharing/posts.py",
+)
 TIMEOUT_S = 20.0
 
 
@@ -100,6 +109,7 @@ def check_it_lives(log: WriteAheadLog, acknowledged: dict[int, bytes], where: st
     assert not isinstance(in_time(log.close, f"closing after an interrupt in {where}"), BaseException)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", ["sync", "interval"])
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
 def test_an_interrupt_at_any_line_of_a_lone_commit(durability: Any, size: int) -> None:
@@ -181,3 +191,40 @@ def test_an_interrupt_at_any_line_of_a_commit_among_others(role: str) -> None:
         found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(open_log(copy_of(gate.storage))).items()}
         assert acknowledged.items() <= found.items(), interrupt.place
     assert number > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("meets", ["nobody", "a sync"])
+def test_an_interrupt_at_any_line_of_a_commit_to_a_shared_log(meets: str, tmp_path: Path) -> None:
+    """Where it meets another process's sync it posts its entry, which the other one writes."""
+    number = 0
+    while True:
+        number += 1
+        storage = FileStorage(tmp_path / str(number))
+        log, other = open_log(storage), open_log(storage)
+        acknowledged = {int(log.append(b"before")): b"before"}
+        other_tail = other._commits._tail
+
+        def end_the_sync(other: WriteAheadLog = other, acknowledged: dict[int, bytes] = acknowledged) -> None:
+            other._commits._tail.release_sync_lock()
+            acknowledged[other.append(b"other")] = b"other"
+
+        timer = threading.Timer(0.002, end_the_sync)
+        if meets == "a sync":
+            assert other_tail.try_sync_lock()
+            timer.start()
+        with InterruptAt(number) as interrupt:
+            try:
+                acknowledged[log.append(b"interrupted")] = b"interrupted"
+            except Interrupt:
+                pass
+        if meets == "a sync":
+            timer.join(TIMEOUT_S)
+        check_it_lives(log, acknowledged, interrupt.place)
+        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(other).items()}
+        assert acknowledged.items() <= found.items(), interrupt.place
+        assert len(set(found.values())) == len(found), f"written twice after an interrupt in {interrupt.place}"
+        other.close()
+        if not interrupt.place:
+            break
+    assert number > 30

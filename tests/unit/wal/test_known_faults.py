@@ -181,8 +181,8 @@ def test_7_a_torn_write_in_a_recycled_segment_gives_back_no_older_entry() -> Non
         log.append(b"old lap!" * 200)
         log.checkpoint(log.last_id)
     before = copy_of(storage)
-    name = log.readable_segments[-1].name
-    assert log.readable_segments[-1].sequence > 3
+    name = log._segments.readable_segments[-1].name
+    assert log._segments.readable_segments[-1].sequence > 3
     last_id = log.last_id
     start = log._appender._offset
     log.append(b"new lap!" * 200)
@@ -256,22 +256,39 @@ def test_10_a_torn_last_entry_is_cut_off_quietly() -> None:
         assert contents(read_log(torn)) == {1: [b"whole"], 2: [b"next"]}
 
 
-def test_11_a_second_opener_is_refused(tmp_path: Path) -> None:
+def test_11_a_second_opener_shares_the_log_or_is_refused(tmp_path: Path) -> None:
     directory = tmp_path / "log"
-    log = WriteAheadLog.recover(directory, config=LogConfig(segment_bytes=SEGMENT_BYTES))
-    with pytest.raises(LogLockedError, match=r"log.* is open in another process.*lock_timeout_s"):
-        WriteAheadLog.recover(directory)
     code = (
-        "import sys; from walsync.wal import WriteAheadLog; from walsync.exceptions import LogLockedError\n"
-        "try: WriteAheadLog.recover(sys.argv[1])\n"
+        "import sys; from walsync.wal import LogConfig, WriteAheadLog; from walsync.exceptions import LogLockedError\n"
+        "config = LogConfig(segment_bytes=32768, shared=sys.argv[2] == '1')\n"
+        "try: log = WriteAheadLog.recover(sys.argv[1], config=config)\n"
         "except LogLockedError as error: sys.exit(42)\n"
+        "for number in range(300): log.append(b'second %d' % number)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    found = subprocess.run([sys.executable, "-c", code, str(directory)], env=environment, timeout=60, check=False)
-    assert found.returncode == 42
-    log.append(b"undisturbed")
-    log.close()
-    assert contents(read_log(directory)) == {1: [b"undisturbed"]}
+
+    def second(shared: bool) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.Popen([sys.executable, "-c", code, str(directory), str(int(shared))], env=environment)
+
+    with WriteAheadLog.recover(directory, config=LogConfig(segment_bytes=SEGMENT_BYTES, shared=False)) as log:
+        with pytest.raises(LogLockedError, match=r"log.* is open in another process.*lock_timeout_s"):
+            WriteAheadLog.recover(directory)
+        for shared in (True, False):
+            with second(shared) as process:
+                assert process.wait(60) == 42
+        log.append(b"undisturbed")
+    with WriteAheadLog.recover(directory, config=LogConfig(segment_bytes=SEGMENT_BYTES)) as log:
+        with second(False) as process:
+            assert process.wait(60) == 42
+        with second(True) as process:
+            for number in range(300):
+                log.append(b"first %d" % number)
+            assert process.wait(60) == 0
+    found = [chunks[0] for chunks in contents(read_log(directory)).values()]
+    assert found[0] == b"undisturbed"
+    assert len(found) == 601
+    for who in (b"first", b"second"):
+        assert [data for data in found if data.startswith(who)] == [b"%b %d" % (who, number) for number in range(300)]
 
 
 def test_12_a_bad_checksum_in_the_middle_is_not_the_end() -> None:

@@ -20,6 +20,7 @@ from walsync.wal.storage import file as file_module
 from walsync.wal.storage.file import file_system_type, sync_function
 
 CONFIG = LogConfig(segment_bytes=SEGMENT_BYTES)
+ALONE = LogConfig(segment_bytes=SEGMENT_BYTES, shared=False)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
 
 
@@ -40,11 +41,12 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
         assert all_of(log) == {1: [b"kept"]}
 
 
-def test_opening_waits_for_the_lock_as_long_as_it_is_told(tmp_path: Path) -> None:
-    first = WriteAheadLog.recover(tmp_path / "log", config=CONFIG)
+@pytest.mark.parametrize("first_shares", [True, False])
+def test_opening_waits_for_the_lock_as_long_as_it_is_told(tmp_path: Path, first_shares: bool) -> None:
+    first = WriteAheadLog.recover(tmp_path / "log", config=LogConfig(segment_bytes=SEGMENT_BYTES, shared=first_shares))
     first.append(b"x")
     opened: list[WriteAheadLog] = []
-    patient = LogConfig(segment_bytes=SEGMENT_BYTES, lock_timeout_s=30.0)
+    patient = LogConfig(segment_bytes=SEGMENT_BYTES, lock_timeout_s=30.0, shared=not first_shares)
     thread = threading.Thread(target=lambda: opened.append(WriteAheadLog.recover(tmp_path / "log", config=patient)))
     thread.start()
     first.close()
@@ -56,7 +58,7 @@ def test_opening_waits_for_the_lock_as_long_as_it_is_told(tmp_path: Path) -> Non
 @needs_fork
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_is_refused_and_holds_no_lock(tmp_path: Path) -> None:
-    log = WriteAheadLog.recover(tmp_path / "log", config=CONFIG)
+    log = WriteAheadLog.recover(tmp_path / "log", config=ALONE)
     log.append(b"before the fork")
     reading, writing = os.pipe()
     child = os.fork()
@@ -92,7 +94,7 @@ def test_a_fork_while_others_commit_leaves_a_child_that_does_not_hang(tmp_path: 
 import os, sys, threading
 from walsync.wal import LogConfig, WriteAheadLog
 from walsync.exceptions import LogClosedError
-log = WriteAheadLog.recover(sys.argv[1], config=LogConfig(segment_bytes=32768))
+log = WriteAheadLog.recover(sys.argv[1], config=LogConfig(segment_bytes=32768, shared=False))
 stop = threading.Event()
 def work():
     while not stop.is_set():

@@ -70,7 +70,7 @@ class Model:
         if chance.random() < 0.5:
             log.close()
         else:
-            log._lock.release()
+            log._membership.release()
 
 
 def run(seed: int, cuts: int) -> None:
@@ -116,7 +116,7 @@ def test_what_one_crash_left_behind_never_completes_an_entry_of_the_next_life() 
             log = open_log(storage)
             model.tried[1] = [b"before"]
             model.acknowledged = log.append(b"before")
-            log._lock.release()
+            log._membership.release()
             for end, kept in ((first_end, kept_first), (second_end, kept_second)):
                 log = open_log(storage)
                 model.check(log, f"kept {kept_first:04b}, {kept_second:04b}")
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_only_memory_had_is_settled_before_files_are_reused() 
         with contextlib.suppress(PowerCut, WalsyncError):
             log.checkpoint(EntryId(8))
         storage.steps_left = None
-        log._lock.release()
+        log._membership.release()
         log = open_log(storage)
         for index in range(8):
             model.tried[log.last_id + 1] = chunks = [b"%02d" % index * 4000]

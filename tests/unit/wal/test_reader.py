@@ -41,7 +41,7 @@ def test_entries_in_small_steps_are_the_entries_at_once(step: int) -> None:
 def test_going_on_reads_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     log = filled()
     reads: list[int] = []
-    storage_file = type(log.file_of(log.readable_segments[0]))
+    storage_file = type(log._segments.file_of(log._segments.readable_segments[0]))
     pread = storage_file.pread
 
     def counting(self: object, length: int, offset: int) -> bytes:

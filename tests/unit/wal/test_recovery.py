@@ -148,7 +148,7 @@ def test_a_file_of_a_newer_version_is_refused_and_named() -> None:
     storage = MemoryStorage()
     log = open_log(storage)
     log.append(b"x")
-    header = log.readable_segments[0].header.pack()
+    header = log._segments.readable_segments[0].header.pack()
     log.close()
     import crc32c
 
@@ -167,7 +167,7 @@ def test_a_torn_entry_that_reached_into_the_next_segment_is_cut_off_in_the_one_b
     log.append(b"kept")
     large = b"z" * 60_000
     log.append(large)
-    last = log.readable_segments[-1]
+    last = log._segments.readable_segments[-1]
     assert last.sequence > 1
     end = log._appender._offset
     abandon(log)
@@ -175,7 +175,7 @@ def test_a_torn_entry_that_reached_into_the_next_segment_is_cut_off_in_the_one_b
     log = open_log(storage)
     assert all_of(log) == {1: [b"kept"]}
     assert log.stats().torn_bytes > 20_000
-    assert log.readable_segments[-1].sequence == 1
+    assert log._segments.readable_segments[-1].sequence == 1
     for _ in range(20):
         log.append(b"after" * 1000)
     expected = all_of(log)

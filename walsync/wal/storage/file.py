@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from walsync.exceptions import ConfigurationError, LogError
 from walsync.wal.lock import FileLock
+from walsync.wal.storage.shared import FileShare
 
 __all__ = ["FileStorage", "OpenFile", "file_system_type", "sync_function"]
 
@@ -236,6 +237,10 @@ class FileStorage:
     def lock(self, name: str, timeout_s: float) -> FileLock | None:
         """Take the lock kept in the file `name`."""
         return FileLock.acquire(self._path(name), timeout_s)
+
+    def share(self) -> FileShare | None:
+        """What processes need to use the directory together; None where the system has no `flock`."""
+        return FileShare(self._directory) if FileShare.is_available() else None
 
 
 def _sync_directory(path: str) -> None:

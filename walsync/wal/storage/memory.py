@@ -154,3 +154,7 @@ class MemoryStorage:
                 return None
             self._held.add(name)
         return MemoryLock(self._held, name)
+
+    def share(self) -> None:
+        """None: no other process can have it."""
+        return

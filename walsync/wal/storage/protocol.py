@@ -10,9 +10,10 @@ Errors of the system are `OSError`s with their `errno`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
-__all__ = ["Storage", "StorageFile", "StorageLock"]
+__all__ = ["SharedLock", "SharedWords", "Storage", "StorageFile", "StorageLock", "StorageShare"]
 
 
 class StorageFile(Protocol):
@@ -45,6 +46,50 @@ class StorageLock(Protocol):
 
     def forget_in_child(self) -> None:
         """Called in a forked child: give up this process's copy while the parent goes on holding the lock."""
+
+
+class SharedWords(Protocol):
+    """Words of 64 bits that several processes see. Each is read and written whole; `words[a:b].tolist()` reads many."""
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+class SharedLock(Protocol):
+    """A lock that processes compete for. What is held is given up when the process ends, however it ends."""
+
+    @property
+    def try_exclusive(self) -> Callable[[], None]:
+        """Takes all of it, at once; `BlockingIOError` if others have any of it."""
+
+    @property
+    def unlock(self) -> Callable[[], None]:
+        """Gives up what is held, if anything is."""
+
+    def try_shared(self) -> bool:
+        """Have a share of it, in the place of what is held; False if somebody has all of it."""
+
+    def reopen(self) -> None:
+        """In a forked child: hold nothing, without taking anything from the parent."""
+
+    def close(self) -> None:
+        """Give up what is held, for good. May be called twice."""
+
+
+class StorageShare(Protocol):
+    """What processes that use one storage have in common. See `walsync.wal.sharing`."""
+
+    def lock(self, name: str) -> SharedLock:
+        """The lock with this name; nothing of it is held."""
+
+    def make_words(self, name: str, count: int) -> SharedWords:
+        """Words, all zero, under this name. Only for one who knows that nobody uses those that had it before."""
+
+    def map_words(self, name: str, count: int) -> SharedWords | None:
+        """The words that another process made; None if there are none of this number."""
 
 
 class Storage(Protocol):
@@ -83,3 +128,6 @@ class Storage(Protocol):
 
     def lock(self, name: str, timeout_s: float) -> StorageLock | None:
         """Take the exclusive lock kept in the file `name`, waiting at most `timeout_s`. None: others have it."""
+
+    def share(self) -> StorageShare | None:
+        """What processes need to use the storage together; None: it is one process's alone."""

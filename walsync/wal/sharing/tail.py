@@ -1,0 +1,467 @@
+"""The log's tail, written by one process at a time and synced by one at a time.
+
+Owns the append lock and the sync lock between processes, and what is published under them. Between `enter` and `leave`
+this process's appender stands where the log ends, whoever wrote last; what it wrote is published by `leave`, whole or
+not at all. `sync` returns when this process's entries are durable, through a sync of its own or of another process.
+
+A writer that dies before it publishes leaves the word IN_PROGRESS behind: whoever writes next begins at the published
+end, with a RECOVERY frame and the next epoch, so that nothing of what lies there can be taken for a continuation. It is
+not synced by itself: no entry is acknowledged before a sync that covers it, and until then the dead writer's frames, if
+the disk has them, are an entry that was never acknowledged, whole or torn.
+
+A signal's handler that raises in the middle of a write is a death as far as the log is concerned; the process goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from walsync.exceptions import LogPoisonedError, LogTimeoutError
+from walsync.wal.appender import Appender
+from walsync.wal.config import LogConfig
+from walsync.wal.control_block import (
+    DURABLE,
+    GROUP,
+    IN_PROGRESS,
+    POISON_TEXT,
+    POISON_TEXT_BYTES,
+    POISONED,
+    POST_NUMBER_MASK,
+    TAIL,
+    TAKEN_ID_SHIFT,
+    WORD_MASK,
+    durable_record,
+    tail_record,
+)
+from walsync.wal.format import RECOVERY
+from walsync.wal.segment import Segment, slot_number
+from walsync.wal.sharing.locks import locking_failed, wait_for
+from walsync.wal.sharing.slot_files import SharedSlotFiles
+from walsync.wal.storage.protocol import SharedLock, SharedWords, StorageFile
+
+__all__ = ["SharedTail"]
+
+_YIELDS: Final = 3
+_LONGEST_APPEND_PAUSE_S: Final = 0.001
+_SYNC_PAUSE_S: Final = 0.0001
+_SYNC_PAUSE_OF_ENTRY_S: Final = 0.00004
+"""How long to wait for another process's sync at first, and how much longer for each entry written together last: the
+more processes there are, the likelier it is that one of them looks in time."""
+_LONGEST_SYNC_PAUSE_S: Final = 0.002
+_ORPHANED_S: Final = 0.5
+_EPOCH_SHIFT: Final = 32
+_TAIL_WIDTH: Final = 8
+_CHAIN_MASK: Final = (1 << _EPOCH_SHIFT) - 1
+
+
+def _give_way() -> None:
+    """Let somebody else have the processor, if anybody wants it."""
+    time.sleep(0)
+
+
+if hasattr(os, "sched_yield"):
+    _give_way = os.sched_yield
+
+
+class SharedTail:
+    """Between `enter` and `leave`, or `fail`, the caller has the appender's thread lock as well."""
+
+    def __init__(
+        self,
+        words: SharedWords,
+        append_lock: SharedLock,
+        sync_lock: SharedLock,
+        appender: Appender,
+        slot_files: SharedSlotFiles,
+        config: LogConfig,
+        *,
+        segment_of: Callable[[int], Segment],
+        file_of: Callable[[Segment], StorageFile],
+        forget_after: Callable[[int], None],
+        give_back: Callable[[int], None],
+    ) -> None:
+        """`segment_of` finds a segment by its sequence; `forget_after` drops those that nobody published; `give_back`
+        is told the first id that was not.
+        """
+        self._words = words
+        self._append_lock = append_lock
+        self._sync_lock = sync_lock
+        self._appender = appender
+        self._slot_files = slot_files
+        self._config = config
+        self._segment_of = segment_of
+        self._file_of = file_of
+        self._forget_after = forget_after
+        self._give_back = give_back
+        self._tail = tail_record(words)
+        self._durable = durable_record(words)
+        # Not what the block says now: the appender was made from what it said a moment ago.
+        self._generation = -1
+        self._durable_generation = -1
+        self._synced_file: tuple[int, StorageFile | None] = (-1, None)
+        self._synced_generation = -1
+        self.orphaned_after_s = _ORPHANED_S + 2 * config.sync_interval_s
+        """Entries that are written for so long and not durable have lost the process that was to sync them."""
+        self._entered = False
+        self._leaving = False
+        self._numbered: tuple[Segment | None, int] = (None, 0)
+        self.own_id = 0
+        """The last entry that this process wrote, or that somebody here waits for."""
+
+    # --------------------------------------------------------------------------------------------------- asking
+
+    def durable(self) -> tuple[int, int]:
+        """Position and entry up to which everything is durable. Takes no lock."""
+        position, entry_id, _ = self._durable.read()
+        return position, entry_id
+
+    def written(self) -> tuple[int, int]:
+        """Position and entry up to which everything is written. Takes no lock."""
+        fields = self._tail.read()
+        return fields[0], fields[1] - 1
+
+    def written_stamp(self) -> int:
+        """Another number after each write, by whatever process. Takes no lock, and one look at one word."""
+        return self._tail.generation
+
+    @property
+    def last_sequence(self) -> int:
+        """The segment that is being appended to. Takes no lock."""
+        return self._tail.read()[3]
+
+    # -------------------------------------------------------------------------------------------------- writing
+
+    def enter(self) -> None:
+        """Have the append lock, and the appender at the log's end. After an exception `fail` must be called as well."""
+        try:
+            self._append_lock.try_exclusive()
+        except BlockingIOError:
+            self._wait_to_append()
+        except OSError as error:
+            raise locking_failed(error) from error
+        # On the path of every commit: words are read and written here, not through records, which are calls.
+        words = self._words
+        if words[POISONED]:
+            self.raise_poisoned()
+        if words[TAIL] != self._generation or words[IN_PROGRESS]:
+            self._catch_up()
+        if words[DURABLE] != self._durable_generation:
+            self._read_durable()
+        words[IN_PROGRESS] = 1
+        self._leaving = False
+        self._entered = True
+
+    def leave(self) -> None:
+        """Publish what was written, and let others write. If it is interrupted, `finish` must be called."""
+        self._leaving = True
+        words = self._words
+        if not words[POISONED]:
+            appender = self._appender
+            self.own_id = appender.next_id - 1
+            self._publish()
+            if appender.retired:
+                appender.retired.clear()
+            words[IN_PROGRESS] = 0
+        self._entered = False
+        self._append_lock.unlock()
+
+    def finish(self) -> bool:
+        """After an interrupt between `enter` and the end of `leave`: come to an end. Whether anything is published."""
+        if not self._leaving:
+            if self._entered:
+                self.fail(nothing_written=False)
+            return False
+        if self._entered:
+            # Others still wait for the lock. What was published already is published once more.
+            self.leave()
+        with contextlib.suppress(OSError):
+            self._append_lock.unlock()
+        return True
+
+    def fail(self, *, nothing_written: bool) -> None:
+        """What was to be written is not. What of it lies in the file is for the next writer to overwrite."""
+        try:
+            if nothing_written and self._entered:
+                self._words[IN_PROGRESS] = 0
+            else:
+                self._generation = -1
+        finally:
+            self._entered = False
+            # Where the system does not unlock, whoever wants to write next is told so.
+            with contextlib.suppress(OSError):
+                self._append_lock.unlock()
+
+    def _wait_to_append(self) -> None:
+        # It is held for some ten microseconds: sleeping takes longer, and leaves it free while everybody sleeps.
+        for _ in range(_YIELDS):
+            _give_way()
+            with contextlib.suppress(BlockingIOError):
+                self._append_lock.try_exclusive()
+                return
+        timeout_s = self._config.append_timeout_s
+        if not wait_for(self._append_lock, timeout_s, _LONGEST_APPEND_PAUSE_S):
+            raise LogTimeoutError(
+                f"another process did not finish its write to the log within {timeout_s} s "
+                "(LogConfig.append_timeout_s). The entry was not written; look whether a process that has the log open "
+                "was stopped"
+            )
+
+    def _publish(self) -> None:
+        appender, words = self._appender, self._words
+        position, next_id, chain, epoch, promised, base = appender.place()
+        segment = appender.segment
+        if segment is not self._numbered[0]:
+            self._numbered = (segment, slot_number(segment.name) or 0)
+        number, sequence = self._numbered[1], segment.sequence
+        chain |= epoch << _EPOCH_SHIFT
+        # As `Record.write` does.
+        generation = words[TAIL] + 1
+        place = TAIL + 1 + (generation & 1) * _TAIL_WIDTH
+        words[place] = position
+        words[place + 1] = next_id
+        words[place + 2] = chain
+        words[place + 3] = sequence
+        words[place + 4] = number
+        words[place + 5] = promised
+        words[place + 6] = base
+        words[place + 7] = (position + next_id + chain + sequence + number + promised + base + generation) & WORD_MASK
+        words[TAIL] = generation
+        self._generation = generation
+
+    def publish_first(self) -> None:
+        """While the block is built: where recovery left the log."""
+        position, entry_id = self._appender.durable
+        self._durable.write(position, entry_id, self._appender.segment.sequence)
+        self._publish()
+
+    def _catch_up(self) -> None:
+        """Another process wrote last, or died over it, or this one was interrupted."""
+        words, appender = self._words, self._appender
+        interrupted = bool(words[IN_PROGRESS])
+        generation = words[TAIL]
+        place = TAIL + 1 + (generation & 1) * _TAIL_WIDTH
+        # Under the lock a record is whole.
+        position, next_id, chain_epoch, sequence, _, promised = words[place : place + 6].tolist()
+        if not interrupted and self._generation >= 0 and appender.segment.sequence == sequence:
+            appender.adopt(
+                appender.segment,
+                position,
+                chain_epoch & _CHAIN_MASK,
+                chain_epoch >> _EPOCH_SHIFT,
+                next_id,
+                promised,
+            )
+            self._generation = generation
+            return
+        # Until this is done, a failure leaves the tail to be taken up again.
+        self._generation = -1
+        words[IN_PROGRESS] = 1
+        if interrupted or appender.segment.sequence != sequence:
+            self._forget_after(sequence)
+        segment = appender.segment if appender.segment.sequence == sequence else self._segment_of(sequence)
+        appender.adopt(segment, position, chain_epoch & _CHAIN_MASK, chain_epoch >> _EPOCH_SHIFT, next_id, promised)
+        self._read_durable()
+        if interrupted:
+            self._give_back(next_id)
+            self._slot_files.take_back(sequence)
+            if not appender.has_room_for(2):
+                self._slot_files.reserve(1)
+                appender.next_segment(next_id - 1)
+            appender.write_boundary(RECOVERY)
+            appender.mark_written()
+            self._publish()
+        self._generation = self._tail.generation
+
+    def _read_durable(self) -> None:
+        # The generation first: what is read may be newer.
+        self._durable_generation = self._words[DURABLE]
+        self._appender.durable = self.durable()
+
+    def try_hold(self) -> Callable[[], None] | None:
+        """The append lock without anything else: what gives it back; None if it is not free. For the slot files."""
+        lock = self._appender.lock
+        if not lock.acquire(False):
+            return None
+        try:
+            self._append_lock.try_exclusive()
+        except BlockingIOError:
+            lock.release()
+            return None
+        except BaseException:
+            lock.release()
+            raise
+
+        def give_back() -> None:
+            try:
+                self._append_lock.unlock()
+            finally:
+                lock.release()
+
+        return give_back
+
+    # -------------------------------------------------------------------------------------------------- syncing
+
+    def need_all(self) -> None:
+        """The next sync is to cover what any process has written by now."""
+        self.own_id = max(self.own_id, self.written()[1])
+
+    def try_sync_lock(self) -> bool:
+        """Be the one who syncs, unless another process is."""
+        try:
+            self._sync_lock.try_exclusive()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise locking_failed(error) from error
+        return True
+
+    def release_sync_lock(self) -> None:
+        """Let others sync. May be called without having the lock."""
+        self._sync_lock.unlock()
+
+    def wait_for_post(self, taken: int, number: int) -> int:
+        """The id of the one entry of a post when it is durable. 0 when it came back, or when this has the sync lock.
+
+        `taken`: the word that says how far the post is taken.
+        """
+        words, try_exclusive = self._words, self._sync_lock.try_exclusive
+        pause_s = _SYNC_PAUSE_S + _SYNC_PAUSE_OF_ENTRY_S * words[GROUP]
+        deadline = 0.0
+        while True:
+            time.sleep(pause_s)
+            # Written when it is durable, and whole: what is read here is, or was a moment ago. It is read first.
+            durable_id = words[DURABLE + 2 + (words[DURABLE] & 1) * 4]
+            state = words[taken]
+            if not (state ^ number) & POST_NUMBER_MASK:
+                # 0 when it was refused.
+                entry_id: int = state >> TAKEN_ID_SHIFT
+                if entry_id <= durable_id:
+                    return entry_id
+            if words[POISONED]:
+                self.raise_poisoned()
+            try:
+                try_exclusive()
+            except BlockingIOError:
+                if not deadline:
+                    deadline = time.monotonic() + self._config.sync_timeout_s
+                elif time.monotonic() > deadline:
+                    raise self._too_long() from None
+            except OSError as error:
+                raise locking_failed(error) from error
+            else:
+                return 0
+            pause_s = min(pause_s * 1.2, _LONGEST_SYNC_PAUSE_S)
+
+    def wait_for_sync(self, served: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
+        """What is durable, when another process's sync covers `own_id` and `served` says so; None with the sync lock.
+
+        `served` is asked with what was durable before the question.
+        """
+        deadline = time.monotonic() + self._config.sync_timeout_s
+        words = self._words
+        pause_s = _SYNC_PAUSE_S + _SYNC_PAUSE_OF_ENTRY_S * words[GROUP]
+        seen = -1
+        while True:
+            time.sleep(pause_s)
+            if words[POISONED]:
+                self.raise_poisoned()
+            generation = words[DURABLE]
+            if generation != seen:
+                seen = generation
+                durable = self.durable()
+                if durable[1] >= self.own_id and served(durable):
+                    return durable
+            if self.try_sync_lock():
+                return None
+            if time.monotonic() > deadline:
+                raise self._too_long()
+            pause_s = min(pause_s * 1.2, _LONGEST_SYNC_PAUSE_S)
+
+    def _too_long(self) -> LogTimeoutError:
+        return LogTimeoutError(
+            f"another process did not finish its sync of the log within {self._config.sync_timeout_s} s "
+            "(LogConfig.sync_timeout_s). Whether the entry becomes durable shows later. "
+            "Look at the disk, and whether a process that has the log open was stopped"
+        )
+
+    def sync(self) -> tuple[int, int]:
+        """Make durable what is written, if `own_id` is not yet. With the sync lock."""
+        words = self._words
+        if words[POISONED]:
+            self.raise_poisoned()
+        generation = words[DURABLE]
+        if generation != self._synced_generation:
+            # Another process has synced since.
+            self._synced_generation = generation
+            durable = self.durable()
+            if durable[1] >= self.own_id:
+                return durable
+        return self._sync_written()
+
+    def _sync_written(self) -> tuple[int, int]:
+        """Sync all segments from the one that is durable in part to the last. With the sync lock."""
+        position, next_id, _, sequence, _, _, _ = self._tail.read()
+        first = self._durable.read()[2]
+        for earlier in range(first, sequence):
+            self._file_of(self._segment_of(earlier)).sync()
+        if self._synced_file[0] != sequence:
+            self._synced_file = (sequence, self._file_of(self._segment_of(sequence)))
+        file = self._synced_file[1]
+        assert file is not None
+        file.sync()
+        self._durable.write(position, next_id - 1, sequence)
+        self._synced_generation = self._words[DURABLE]
+        return position, next_id - 1
+
+    # ------------------------------------------------------------------------------------------------ poisoning
+
+    def poison(self, text: str) -> None:
+        """Tell all processes that nothing is committed any more. The first to say so is quoted."""
+        words = self._words
+        if words[POISONED]:
+            return
+        data = text.encode("utf-8")[:POISON_TEXT_BYTES]
+        for index in range(0, len(data), 8):
+            words[POISON_TEXT + 1 + index // 8] = int.from_bytes(data[index : index + 8].ljust(8, b"\0"), "little")
+        words[POISON_TEXT] = len(data)
+        words[POISONED] = 1
+
+    def poison_text(self) -> str:
+        """What was said of it."""
+        words = self._words
+        length = min(words[POISON_TEXT], POISON_TEXT_BYTES)
+        data = b"".join(
+            words[POISON_TEXT + 1 + index].to_bytes(8, "little") for index in range((POISON_TEXT_BYTES + 7) // 8)
+        )
+        return data[:length].decode("utf-8", "replace")
+
+    @property
+    def is_poisoned(self) -> bool:
+        """Whether some process has."""
+        return bool(self._words[POISONED])
+
+    def raise_poisoned(self) -> NoReturn:
+        """Raises `LogPoisonedError`."""
+        raise LogPoisonedError(
+            f"the log is poisoned for every process that has it open: {self.poison_text()} Close it in all of them, "
+            "then open it again"
+        )
+
+    # ------------------------------------------------------------------------------------------------ the end
+
+    def close(self) -> None:
+        """Give up both locks for good."""
+        self._append_lock.close()
+        self._sync_lock.close()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: it holds nothing, and stands where the parent's threads may have been in mid-write."""
+        self._append_lock.reopen()
+        self._sync_lock.reopen()
+        self._generation = self._durable_generation = self._synced_generation = -1
+        self._synced_file = (-1, None)
+        self.own_id = 0
