@@ -7,6 +7,7 @@ can read it, and one that has a connection can apply it. Nothing in this layer k
 - `model`: `ChangeSet`, `RowChanges`, `StatementChange`.
 - `types`: from a SQLAlchemy type to its description and back, and the recording of single values.
 - `codec`: from a `ChangeSet` to chunks and back; no pickle, no code executed when a log is read.
+- `places`: where the key and the version of a row lie in what is recorded of it.
 - `json_form`: the same as JSON without loss, for tools.
 """
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from walsync.changes.places import RowPlaces, RowVersion
 from walsync.changes.types import TypeSpec
 from walsync.wal import EntryId
 
@@ -59,6 +60,8 @@ class RowChanges:
     acts_on: tuple[TableName, ...] = ()
     header: bytes | None = field(default=None, init=False, compare=False, repr=False)
     """The codec's: the encoded shape, kept from one change to the next."""
+    places: RowPlaces | None = field(default=None, init=False, compare=False, repr=False)
+    """The journal's: where key and version lie in a row; None for a change that was read from a log."""
 
     def with_rows(self, rows: list[list[Any]], must_match: bool) -> RowChanges:
         """A change of the same shape with other rows."""
@@ -75,6 +78,7 @@ class RowChanges:
             self.acts_on,
         )
         change.header = self.header
+        change.places = self.places
         return change
 
     def shape_key(self) -> tuple[Any, ...]:
@@ -122,6 +126,8 @@ class StatementChange:
     read_tables: list[TableName]
     dialect: str
     expected_rows: int | None = None
+    row: RowVersion | None = field(default=None, compare=False, repr=False)
+    """The journal's: the one row with a version that this changes; None where it is another, or not known."""
 
 
 Change: TypeAlias = RowChanges | StatementChange

@@ -9,13 +9,14 @@ Recording also snapshots: a list, a JSON document or a bytearray that the applic
 change what was flushed. A value that the target's own bind processing would refuse is refused at the flush, with the
 same error, and not hours later by the target.
 
-Three kinds of spec deserve a word:
+Four kinds of spec deserve a word:
 
 - ``("json",)``: the value is the document's text, made by the target engine's own JSON serializer; drivers take it
   as it is.
 - ``("driver",)``: the value has gone through the whole of the target dialect's bind processing and is passed as it is.
   This is what dialect-specific types without a description of their own use (INET, TSVECTOR, SET ...).
 - ``("null",)``: no type is known; the value is passed as it is.
+- ``("named", "INET")``: the items of an array that are passed as they are, with the name that the array is cast to.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import types as sqltypes
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from walsync.changes.postgresql_types import NamedType, array_item, as_text, is_text_type
 from walsync.exceptions import CorruptEntryError, NotCapturedError
 
 __all__ = ["PLAIN_TYPES", "Recorder", "TypeSpec", "describe_type", "restore_type"]
@@ -175,9 +177,12 @@ def _describe_plain(type_: TypeEngine[Any], dialect: Dialect) -> tuple[TypeSpec,
         return _describe_enum(type_, dialect)
     if isinstance(type_, sqltypes.ARRAY):
         return _describe_array(type_, dialect)
+    if is_text_type(type_, dialect):
+        return ("driver",), lambda value: _plain(as_text(value))
     check = type_.dialect_impl(dialect).bind_processor(dialect)
     for base, expected, describe in _DESCRIPTIONS:
-        if isinstance(type_, base):
+        # MySQL's SET is a string that takes sets of strings.
+        if isinstance(type_, base) and not isinstance(type_, mysql.SET):
             return describe(type_), _recorder(expected, check)
     if isinstance(type_, sqltypes.NullType):
         return ("null",), _plain
@@ -202,6 +207,8 @@ def _describe_enum(type_: sqltypes.Enum, dialect: Dialect) -> tuple[TypeSpec, Re
 
 def _describe_array(type_: sqltypes.ARRAY[Any], dialect: Dialect) -> tuple[TypeSpec, Recorder]:
     item_spec, item_record = describe_type(type_.item_type, dialect)
+    if item_spec[0] in ("driver", "json"):
+        item_spec = array_item(type_.item_type.dialect_impl(dialect), dialect)
 
     def record(value: Any) -> Any:
         if isinstance(value, (list, tuple, set, frozenset)):
@@ -301,6 +308,7 @@ _RESTORERS: Final[Mapping[str, Callable[..., TypeEngine[Any]]]] = {
     "json": sqltypes.NullType,
     "driver": sqltypes.NullType,
     "null": sqltypes.NullType,
+    "named": NamedType,
     "enum": _restore_enum,
     "array": _restore_array,
 }

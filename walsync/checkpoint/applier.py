@@ -1,5 +1,7 @@
 """The checkpointer's thread: reads durable entries, applies them batch by batch, and decides what a failure means.
 
+It applies while it holds the log's lease (`walsync.checkpoint.lease`), and until then stands by.
+
 One round: *synchronise* (ask the watermark; at the start, and after every failure, because a COMMIT whose answer was
 lost may be in), *gather* a batch, *commit* it in one transaction of the target, release it in the log, tell everybody.
 
@@ -29,11 +31,11 @@ import time
 from typing import Final
 
 from walsync.changes import ChangeSet
-from walsync.checkpoint.backlog import Backlog
 from walsync.checkpoint.batch import Batch, BatchSize, ids
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.events import Verdict
 from walsync.checkpoint.failures import Failure, FailureKind, classify, describe_error
+from walsync.checkpoint.lease import Turn
 from walsync.checkpoint.progress import Progress
 from walsync.checkpoint.quarantine.gate import Gate
 from walsync.checkpoint.transaction import FencedError, ListenerError, Target
@@ -83,7 +85,7 @@ class Applier:
         log: WriteAheadLog,
         config: CheckpointConfig,
         progress: Progress,
-        backlog: Backlog,
+        turn: Turn,
         *,
         gate: Gate | None = None,
         jitter: random.Random | None = None,
@@ -93,7 +95,7 @@ class Applier:
         self._config = config
         self._progress = progress
         self._size = BatchSize(config)
-        self._backlog = backlog
+        self._turn = turn
         self._gate = gate
         self._quarantined = 0
         self._waits = Waits(config, progress, jitter or random.Random(), lambda error: target.announce("halted", error))
@@ -103,10 +105,17 @@ class Applier:
         self._replay_done = False
 
     def run(self) -> None:
-        """Applies until it is told to stop. Never raises: a fault is kept in `Progress`."""
+        """Applies when it is its turn, until it is told to stop. Never raises: a fault is kept in `Progress`."""
+        try:
+            self._run()
+        finally:
+            self._turn.give_up()
+
+    def _run(self) -> None:
         error: BaseException | None = None
         try:
-            self._rounds()
+            if self._turn.wait():
+                self._rounds()
         except LogClosedError as closed:
             # Whoever closes a log first stops what reads it; otherwise this is a fault like any other.
             error = None if self._progress.stopping else closed
@@ -362,6 +371,7 @@ class Applier:
         def on_committed() -> None:
             # Whatever happens from here on, these entries are in.
             self._after = last_id
+            self._log.control.note_applied(last_id)
             self._release(last_id)
 
         entries = len(change_sets)
@@ -383,7 +393,6 @@ class Applier:
         self._waits.well()
         self._progress.advance(through, entries, changes)
         self._count_quarantined()
-        self._backlog.settle()
         self._check_recovered()
 
     def _release(self, through: EntryId) -> None:

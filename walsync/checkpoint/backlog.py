@@ -11,10 +11,12 @@ threads may go past it. It holds memory and disk in check, to that precision.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from walsync.checkpoint.config import CheckpointConfig
 from walsync.checkpoint.progress import Progress
+from walsync.checkpoint.status import CheckpointStatus
 from walsync.exceptions import BacklogFullError
 from walsync.wal import WriteAheadLog
 
@@ -30,9 +32,12 @@ _CALM_AT: Final = 0.7
 class Backlog:
     """Watches one log's backlog. Thread-safe."""
 
-    def __init__(self, log: WriteAheadLog, config: CheckpointConfig, progress: Progress) -> None:
+    def __init__(
+        self, log: WriteAheadLog, config: CheckpointConfig, progress: Progress, status: Callable[[], CheckpointStatus]
+    ) -> None:
         self._log = log
         self._progress = progress
+        self._status = status
         self._max_bytes = config.max_backlog_bytes
         self._max_entries = config.max_backlog_entries
         self._warn_bytes = config.max_backlog_bytes * _WARN_AT
@@ -41,33 +46,38 @@ class Backlog:
         # Two threads may both see False and both warn; that is all that can happen, so no lock.
         self._warned = False
 
-    def admit(self) -> None:
+    def admit(self, waited_s: float = 0.0) -> None:
         """Returns when there is room for an entry. Blocks up to `backlog_timeout_s`, then raises `BacklogFullError`.
 
-        Raises `CheckpointFailedError` at once when the checkpointer has died and the backlog is full.
+        Raises `CheckpointFailedError` at once when the checkpointer has died and the backlog is full. `waited_s` is how
+        long the caller has waited before, in seconds, which counts.
         """
         log = self._log
         if log.backlog_bytes < self._warn_bytes and log.backlog_entries < self._warn_entries:
+            if self._warned:
+                self._settle()
             return
         if not self._full():
             self._warn()
             return
         self._warn()
-        if not self._progress.wait_until(self._has_room, self._timeout_s):
+        log.control.urge(log.durable_id)
+        if not self._progress.wait_until(self._has_room, max(0.0, self._timeout_s - waited_s)):
             self._progress.raise_if_failed()
-            state = self._progress.status()
-            why = f"; the checkpointer is {state.state}" + (f" ({state.last_error})" if state.last_error else "")
+            status = self._status()
+            why = f"; the checkpointer is {status.state}" + (f" ({status.last_error})" if status.last_error else "")
+            if not self._progress.applies_here:
+                why = f"; {status.applier}"
             raise BacklogFullError(
                 f"the backlog is at its bound ({self._size()}) since {self._timeout_s:g} s{why}. This "
                 "transaction was not committed. Bring the target back, or raise CheckpointConfig.max_backlog_bytes and "
                 "max_backlog_entries"
             )
 
-    def settle(self) -> None:
-        """Called when entries were applied: allows the next warning once the backlog has gone down."""
+    def _settle(self) -> None:
+        """Allows the next warning once the backlog has gone down."""
         if (
-            self._warned
-            and self._log.backlog_bytes < self._max_bytes * _CALM_AT
+            self._log.backlog_bytes < self._max_bytes * _CALM_AT
             and self._log.backlog_entries < self._max_entries * _CALM_AT
         ):
             self._warned = False

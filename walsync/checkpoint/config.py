@@ -30,6 +30,7 @@ _ABOVE_ZERO = (
     "waited_retry_max_s",
     "log_every_s",
     "catalog_max_age_s",
+    "standby_interval_s",
 )
 _NOT_NEGATIVE = (
     "batch_delay_s",
@@ -37,6 +38,7 @@ _NOT_NEGATIVE = (
     "target_lock_timeout_s",
     "check_timeout_s",
     "quarantine_timeout_s",
+    "no_applier_timeout_s",
 )
 
 
@@ -117,7 +119,16 @@ class CheckpointConfig:
     from the quarantine waits for a target that is away, in seconds."""
 
     paused: bool = False
-    """Start paused: nothing is applied before `resume()`."""
+    """Start paused: this process applies nothing before `resume()`."""
+
+    standby_interval_s: float = 0.1
+    """While another process applies: how often this one looks whether that has ended, to take over, in seconds."""
+
+    external: bool = False
+    """This process only writes: it never applies, and leaves that to `walsync apply` or another process."""
+
+    no_applier_timeout_s: float = 30.0
+    """With `external`: how long a wait goes on while no process applies, whatever its own time, in seconds."""
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -149,6 +160,8 @@ class CheckpointConfig:
             raise ConfigurationError(
                 f"CheckpointConfig.watermark_schema must be a str or None, not {self.watermark_schema!r}"
             )
-        for name in ("reorder", "paused"):
+        for name in ("reorder", "paused", "external"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"CheckpointConfig.{name} must be a bool, not {getattr(self, name)!r}")
+        if self.external and self.paused:
+            raise ConfigurationError("CheckpointConfig.external leaves nothing to pause; give either of them")

@@ -10,12 +10,16 @@ An in-memory SQLite database lives in one connection and cannot have a second po
 is shared, and then nothing separates the application's transactions from the checkpointer's when both run at the same
 moment: it serves tests with a single thread, and a line in the log says so. With a pool that has a connection per
 thread the checkpointer's thread would see another, empty database: that is refused.
+
+Where the driver is an asynchronous one, the engine is used on an event loop of its own (`walsync.checkpoint.loop`):
+whoever does something with it does so by `run_on`.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect, Engine
@@ -23,13 +27,17 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool.base import _AdhocProxiedConnection
 
 from walsync.checkpoint.config import CheckpointConfig
+from walsync.checkpoint.loop import TargetLoop
 from walsync.exceptions import ConfigurationError
 
-__all__ = ["ApplyingEngine", "begin", "make_engine"]
+__all__ = ["ApplyingEngine", "LoopEngine", "begin", "make_engine", "run_on"]
 
 _logger: Final = logging.getLogger("walsync.checkpoint")
+
+_T = TypeVar("_T")
 
 
 class ApplyingEngine(OptionEngine):
@@ -71,15 +79,65 @@ class ApplyingEngine(OptionEngine):
             self._own_pool = pool
 
 
+class LoopEngine(ApplyingEngine):
+    """The application's engine, of an asynchronous driver, with a pool and an event loop of its own."""
+
+    def __init__(self, target: Engine, pool: Pool) -> None:
+        super().__init__(target, pool)
+        self.loop = TargetLoop()
+        self._knows_server = False
+        # First of all listeners, see there.
+        event.listen(pool, "connect", self._learn, insert=True)
+
+    def initialise(self) -> None:
+        """Nothing: a connection of the application's pool would be of no use to the application's loop any more."""
+
+    def _learn(self, dbapi_connection: Any, record: Any) -> None:
+        """Lets the dialect ask the server about itself, on the first connection here, whatever others do meanwhile.
+
+        SQLAlchemy does the same on the first connection of all pools together, and lets the others go on without the
+        answers: so no connection is used here, and none of the application's goes without, before all is known.
+        """
+        if self._knows_server:
+            return
+        connection = Connection(
+            self,
+            connection=_AdhocProxiedConnection(dbapi_connection, record),
+            _has_events=False,
+            _allow_revalidate=False,
+            _allow_autobegin=False,
+        )
+        try:
+            self.dialect.initialize(connection)
+        finally:
+            if not connection.invalidated and not connection.closed:
+                self.dialect.do_rollback(connection.connection)
+        self._knows_server = True
+
+    def dispose(self, close: bool = True) -> None:
+        """Closes the connections that lie in the pool, on the loop that they belong to."""
+        dispose = super().dispose
+        if close and self.loop.is_running:
+            self.loop.run(dispose)
+        else:
+            dispose(close=False)
+
+
+def run_on(engine: Engine, function: Callable[[], _T]) -> _T:
+    """Calls `function`, which uses this engine, where its connections can be used. Blocks until it returns."""
+    return engine.loop.run(function) if isinstance(engine, LoopEngine) else function()
+
+
 def make_engine(target: Engine, config: CheckpointConfig) -> Engine:
     """The engine that the checkpointer uses; `target` itself where its pool has only one connection to give.
 
     Does no I/O. Raises `ConfigurationError` for a target that another thread cannot reach.
     """
-    if target.dialect.is_async:
+    if target.dialect.is_async and isinstance(target.pool, StaticPool):
         raise ConfigurationError(
-            f"the checkpointer runs in a thread and needs an engine without asyncio, not {target.dialect.driver!r}; "
-            "make one for the same database with create_engine()"
+            f"the target {target.url!r} has a single connection (StaticPool), which belongs to one event loop, and the "
+            "checkpointer needs one of its own. Use a file; or a database in memory that several connections share: "
+            "'sqlite+aiosqlite:///file:NAME?mode=memory&cache=shared&uri=true' with poolclass=AsyncAdaptedQueuePool"
         )
     if isinstance(target.pool, StaticPool):
         _logger.warning(
@@ -111,7 +169,7 @@ def make_engine(target: Engine, config: CheckpointConfig) -> Engine:
             )
 
         event.listen(pool, "connect", bound_lock_waits)
-    return ApplyingEngine(target, pool)
+    return LoopEngine(target, pool) if target.dialect.is_async else ApplyingEngine(target, pool)
 
 
 def _in_memory(target: Engine) -> bool:
@@ -157,7 +215,7 @@ def begin(session: Session, engine: Engine) -> Connection:
     dialect = connection.dialect
     dbapi_connection: Any = connection.connection.dbapi_connection
     if dialect.name == "sqlite":
-        if getattr(dbapi_connection, "in_transaction", True) is False:
+        if getattr(connection.connection.driver_connection, "in_transaction", True) is False:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         if _driver_autocommits(dialect, dbapi_connection):

@@ -75,8 +75,8 @@ class WalsyncEvents(event.Events[EventSource]):
         """
 
     def before_replay(self, session: Session, change_set: ChangeSet) -> ChangeSet | Verdict | None:
-        """An entry that was in the log when it was opened, or that is retried from the quarantine, is about to be
-        applied.
+        """An entry that was in the log when this process opened it, or that is retried from the quarantine, is about to
+        be applied.
 
         Called in the checkpointer's thread (a retry: in the thread that asked for it), inside the transaction that will
         apply it, after the entries before it have been executed in it. Return None to apply the entry as it is, a
@@ -105,9 +105,10 @@ class WalsyncEvents(event.Events[EventSource]):
     def after_checkpoint(self, session: Session, first_id: EntryId, last_id: EntryId) -> None:
         """A batch, entries `first_id` to `last_id`, is committed in the target.
 
-        Called in the checkpointer's thread, before waiting readers are told. Use of `session` begins a new transaction;
-        what is not committed by the listener is rolled back. A listener may not wait for the checkpointer. It is not
-        called for a batch whose COMMIT went unanswered and turned out to be in.
+        Called in the checkpointer's thread. Readers see the batch from the moment of its COMMIT and do not wait for
+        listeners; those of this process that were waiting are told after this call. Use of `session` begins a new
+        transaction; what is not committed by the listener is rolled back. A listener may not wait for the checkpointer.
+        It is not called for a batch whose COMMIT went unanswered and turned out to be in.
         """
 
     def rejected(self, session: Session, change_set: ChangeSet, error: BaseException) -> Verdict | None:
@@ -134,7 +135,8 @@ class WalsyncEvents(event.Events[EventSource]):
     def recovered(self, source: EventSource, count: int) -> None:
         """The `count` entries that were in the log when it was opened, and not in the target, are in the target now.
 
-        Called once, in the checkpointer's thread; not at all if there were none. A listener may not wait for
+        Called once, in the checkpointer's thread; not at all if there were none, or if another process has applied
+        them. A listener may not wait for
         the checkpointer.
         """
 

@@ -350,6 +350,9 @@ def classify(error: BaseException, dialect: str) -> Failure | None:
         return Failure(_T, "no connection was free in time")
     if isinstance(error, exc.SQLAlchemyError):
         return Failure(FailureKind.UNKNOWN, type(error).__name__)
+    if isinstance(getattr(error, "sqlstate", None), str):
+        # asyncpg's, when a connection is refused: SQLAlchemy passes that on as it is.
+        return _classify_driver(error, type(error).__name__, _ALIASES.get(dialect, dialect))
     if isinstance(error, OSError):
         return Failure(_T, type(error).__name__)
     return None

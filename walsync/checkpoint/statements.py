@@ -51,7 +51,7 @@ _SHAPES_MAX: Final = 1024
 """Prepared shapes kept per dialect; past it all are dropped and made anew."""
 
 # Drivers of MariaDB that put the values into the text: the server takes no parameters in a compound statement.
-_WRITES_OUT_PARAMETERS: Final = ("pymysql", "mysqldb")
+_WRITES_OUT_PARAMETERS: Final = ("pymysql", "mysqldb", "aiomysql", "asyncmy")
 
 # A name that no column has: SQLAlchemy refuses a parameter named like a column of the statement.
 _PREFIX: Final = "walsync__"

@@ -9,16 +9,23 @@ from walsync.checkpoint.failures import FailureKind
 
 __all__ = ["CheckpointState", "CheckpointStatus"]
 
-CheckpointState: TypeAlias = Literal["running", "paused", "retrying", "blocked", "halted", "stopped", "failed"]
-"""``running``: applies, or waits for entries. ``paused``: told to wait. ``retrying``: a passing failure of the target.
-``blocked``: the target lacks something that somebody must provide. ``halted``: an entry was refused, or log and target
-do not fit; `resume()` tries again. ``stopped``: not started, or stopped. ``failed``: the thread died of a fault that is
-not the target's."""
+CheckpointState: TypeAlias = Literal[
+    "running", "standby", "external", "paused", "retrying", "blocked", "halted", "stopped", "failed"
+]
+"""``running``: applies, or waits for entries. ``standby``: another process applies; takes over when that ends.
+``external``: this process only writes, and leaves applying to others. ``paused``: told to wait. ``retrying``: a passing
+failure of the target. ``blocked``: the target lacks something that somebody must provide. ``halted``: an entry was
+refused, or log and target do not fit; `resume()` tries again. ``stopped``: not started, or stopped. ``failed``: the
+thread died of a fault that is not the target's."""
 
 
 @dataclass(frozen=True)
 class CheckpointStatus:
-    """The checkpointer at one moment."""
+    """The checkpointer at one moment.
+
+    With ``standby`` and ``external``, `state` and `since` are this process's, and what is said of failures is what the
+    process that applies has said last.
+    """
 
     state: CheckpointState
     since: float
@@ -62,3 +69,9 @@ class CheckpointStatus:
 
     quarantined_entries: int = 0
     """Entries that are kept in the quarantine, as far as the checkpointer has looked; 0 before it has."""
+
+    applier: str = "nobody"
+    """Who applies, in words: this process or another one, where, since when, and how it goes there."""
+
+    last_error_type: str | None = None
+    """The name of the class of the failure that lasts."""

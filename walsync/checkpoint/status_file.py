@@ -34,7 +34,7 @@ FILE_NAME: Final = "checkpointer.json"
 EVERY_S: Final = 2.0
 """How often the file is written at most while the state stays the same, in seconds."""
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _MAXIMUM_BYTES: Final = 64 * 1024
 _TEXT_MAX: Final = 2000
 _STOP_TIMEOUT_S: Final = 5.0
@@ -51,17 +51,23 @@ class CheckpointReport:
     last_error_kind: str | None
     """"transient", "blocked", "rejected" or "unknown"; None where the failure did not come from the target."""
 
+    error_type: str | None
+    """The class of the failure that lasts."""
+
     entry_id: int | None
     """The entry that holds the log up, where one does and it is known."""
 
     failures: int
     replay_pending: bool
+    applies_since: float
+    """When it became the one that applies."""
+
     process_id: int
     host: str
     written_at: float
 
 
-def _report(status: CheckpointStatus, written_at: float) -> CheckpointReport:
+def _report(status: CheckpointStatus, applies_since: float, written_at: float) -> CheckpointReport:
     error = status.last_error
     return CheckpointReport(
         state=status.state,
@@ -69,9 +75,11 @@ def _report(status: CheckpointStatus, written_at: float) -> CheckpointReport:
         applied_id=status.applied_id,
         last_error=None if error is None else error[:_TEXT_MAX],
         last_error_kind=None if status.last_error_kind is None else status.last_error_kind.value,
+        error_type=status.last_error_type,
         entry_id=status.rejected_entry_id,
         failures=status.failures,
         replay_pending=status.replay_pending,
+        applies_since=applies_since,
         process_id=os.getpid(),
         host=socket.gethostname(),
         written_at=written_at,
@@ -103,6 +111,7 @@ class StatusReporter:
         self._stopping = False
         self._written: tuple[Any, ...] | None = None
         self._told = False
+        self._applies_since = clock()
         self._thread = threading.Thread(target=self._run, name="walsync-status", daemon=True)
 
     def start(self) -> None:
@@ -110,7 +119,10 @@ class StatusReporter:
         self._thread.start()
 
     def stop(self) -> None:
-        """Writes the last word and ends. Bounded, also where the disk does not answer. May be called again."""
+        """Writes the last word and ends. Bounded, also where the disk does not answer. May be called again, and before
+        it was started."""
+        if self._thread.ident is None:
+            return
         self._stopping = True
         self._changed.set()
         self._thread.join(_STOP_TIMEOUT_S)
@@ -125,7 +137,7 @@ class StatusReporter:
             self._changed.wait(self._every_s)
 
     def _write(self) -> None:
-        report = _report(self._status(), self._clock())
+        report = _report(self._status(), self._applies_since, self._clock())
         news = _news(report)
         if news == self._written:
             return
@@ -176,9 +188,11 @@ def _parse(document: Any) -> CheckpointReport:
         applied_id=_number(document["applied_id"]),
         last_error=None if document["last_error"] is None else _text(document["last_error"]),
         last_error_kind=document["last_error_kind"],
+        error_type=None if document["error_type"] is None else _text(document["error_type"]),
         entry_id=None if document["entry_id"] is None else _number(document["entry_id"]),
         failures=_number(document["failures"]),
         replay_pending=document["replay_pending"] is True,
+        applies_since=_time(document["applies_since"]),
         process_id=_number(document["process_id"]),
         host=_text(document["host"]),
         written_at=_time(document["written_at"]),

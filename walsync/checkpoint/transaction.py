@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from functools import update_wrapper
+from typing import Any, Concatenate, Final, Literal, NamedTuple, ParamSpec, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -22,7 +23,7 @@ from walsync.checkpoint.apply import apply_changes
 from walsync.checkpoint.batch import ids
 from walsync.checkpoint.catalog import Catalog, Facts
 from walsync.checkpoint.config import CheckpointConfig
-from walsync.checkpoint.engine import ApplyingEngine, begin
+from walsync.checkpoint.engine import ApplyingEngine, begin, run_on
 from walsync.checkpoint.events import EventSource, Verdict, call_before_replay, call_rejected
 from walsync.checkpoint.failures import FailureKind, classify, describe_error
 from walsync.checkpoint.ordering import worth_arranging
@@ -30,12 +31,16 @@ from walsync.checkpoint.watermark import Watermark, resume_after
 from walsync.exceptions import TargetUnavailableError
 from walsync.wal import EntryId, WriteAheadLog
 
-__all__ = ["FencedError", "ListenerError", "Target"]
+__all__ = ["APPLYING", "FencedError", "ListenerError", "Target"]
 
 _logger: Final = logging.getLogger("walsync.checkpoint")
 
 _IN_ORDER_BATCHES: Final = 16
 """So many batches are not arranged after one that was refused for it: what an application does once, it does again."""
+
+
+APPLYING: Final = "walsync.applying"
+"""What `session.info` of a session that applies entries has, so that an application's listeners can tell it."""
 
 
 class FencedError(Exception):
@@ -56,6 +61,20 @@ class _Passing(NamedTuple):
     after: EntryId
     through: EntryId
     before_commit: Callable[[], None]
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _on_target(method: Callable[Concatenate[Target, _P], _T]) -> Callable[Concatenate[Target, _P], _T]:
+    """A method that runs where the target's connections can be used: see `walsync.checkpoint.loop`."""
+
+    def run(self: Target, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return run_on(self.engine, lambda: method(self, *args, **kwargs))
+
+    update_wrapper(run, method)
+    return run
 
 
 class Target:
@@ -82,6 +101,12 @@ class Target:
         self.replay_through = EntryId(0)
         """Entries up to this one were in the log when it was opened: applying them is replay."""
 
+    def _session(self) -> Session:
+        session = self._session_factory(self.engine)
+        session.info[APPLYING] = True
+        return session
+
+    @_on_target
     def synchronise(self, log: WriteAheadLog) -> EntryId:
         """Asks the target what is in, and returns it; makes table and row if this is the first time.
 
@@ -116,6 +141,7 @@ class Target:
             found = self._watermark.read(connection)
         return resume_after(found, checkpointed_id, log.last_id, log=self._log_name, where=self._watermark.where)
 
+    @_on_target
     def commit(
         self,
         change_sets: Sequence[ChangeSet],
@@ -199,7 +225,7 @@ class Target:
         on_committed: Callable[[], None],
     ) -> int:
         first_id, last_id = ids(change_sets)
-        session = self._session_factory(self.engine)
+        session = self._session()
         try:
             connection = begin(session, self.engine)
             if not self._watermark.advance(connection, passing.after, passing.through):
@@ -215,12 +241,13 @@ class Target:
             session.close()
         return count
 
+    @_on_target
     def pass_over(self, after: EntryId, through: EntryId, before_commit: Callable[[], None] = lambda: None) -> None:
         """Moves the watermark over entries that are not applied. Raises as `commit` does.
 
         `before_commit` is called when no other applier can move it any more, and what it raises undoes the move.
         """
-        session = self._session_factory(self.engine)
+        session = self._session()
         try:
             if not self._watermark.advance(begin(session, self.engine), after, through):
                 raise FencedError
@@ -255,6 +282,7 @@ class Target:
             self._fire("after_replay", session, rewritten)
         return count
 
+    @_on_target
     def apply_beside(self, change_set: ChangeSet) -> Literal["applied", "present", "ahead", "left out"]:
         """Applies an entry that the watermark has passed, in a transaction of its own, with its receipt.
 
@@ -264,7 +292,7 @@ class Target:
         """
         entry_id, _ = ids([change_set])
         receipt = self._watermark.receipt(entry_id)
-        session = self._session_factory(self.engine)
+        session = self._session()
         try:
             connection = begin(session, self.engine)
             try:
@@ -289,23 +317,26 @@ class Target:
             session.close()
         return "applied"
 
+    @_on_target
     def receipts(self) -> list[int]:
         """The entries of the log that have a receipt."""
         with self.engine.connect() as connection:
             return self._watermark.receipts(connection)
 
+    @_on_target
     def remove_receipt(self, entry_id: int) -> None:
         """Removes the receipt of an entry that is in and can never be met again."""
         with self.engine.connect() as connection:
             self._watermark.receipt(entry_id).remove(connection)
             connection.commit()
 
+    @_on_target
     def announce_rejected(self, change_set: ChangeSet, error: BaseException) -> Verdict | None:
         """Fires `rejected`, with a session for looking into the target. What the listeners want done, if anything."""
         dispatch: Any = self._events.dispatch
         if not dispatch.rejected:
             return None
-        session = self._session_factory(self.engine)
+        session = self._session()
         try:
             verdict: Verdict | None = self._call(call_rejected, dispatch, session, change_set, error)
             return verdict

@@ -109,6 +109,7 @@ def test_a_missing_table_shows_in_the_status_of_another_process_until_it_is_crea
     assert report["process"] in ("gone", "closed")
 
 
+@pytest.mark.slow
 def test_what_held_it_up_is_still_known_after_the_process_died(engine: Engine, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with application(engine, log) as process:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import ipaddress
 import pickle
 import uuid
 from typing import Any
 
 import pytest
+from psycopg.types.range import Range
+from sqlalchemy import cast, literal
 from sqlalchemy import types as t
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Dialect, make_url
@@ -144,6 +147,53 @@ def test_an_array_is_copied_and_its_items_recorded() -> None:
     assert recorded == [["RED"], [None, "GREEN"]]
     assert spec[0] == "array"
     assert isinstance(restore_type(spec), postgresql.ARRAY)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "expected"),
+    [
+        (postgresql.INT4RANGE(), postgresql.Range(1, None, bounds="()"), '("1",)'),
+        (postgresql.INT4RANGE(), postgresql.Range(empty=True), "empty"),
+        (postgresql.INT4RANGE(), "[1,2)", "[1,2)"),
+        (postgresql.NUMRANGE(), Range(decimal.Decimal("1.50"), None, "[]"), '["1.50",)'),
+        (postgresql.DATERANGE(), postgresql.Range(None, MOMENT.date()), '[,"2026-01-02")'),
+        (postgresql.TSTZRANGE(), postgresql.Range(MOMENT.replace(tzinfo=UTC)), '["2026-01-02T03:04:05.678901+00:00",)'),
+        (postgresql.INT4MULTIRANGE(), [postgresql.Range(1, 2), postgresql.Range(5)], '{["1","2"),["5",)}'),
+        (postgresql.INT4MULTIRANGE(), [], "{}"),
+        (postgresql.INET(), ipaddress.ip_address("::1"), "::1"),
+        (postgresql.CIDR(), ipaddress.ip_network("10.0.0.0/8"), "10.0.0.0/8"),
+        (postgresql.INET(), None, None),
+        (postgresql.INT4RANGE(), None, None),
+    ],
+)
+def test_objects_of_postgresql_are_recorded_as_its_text(type_: TypeEngine[Any], value: Any, expected: Any) -> None:
+    spec, record = describe_type(type_, DIALECTS["postgresql"])
+    assert (spec, record(value)) == (("driver",), expected)
+
+
+def test_a_range_is_refused_at_the_flush_for_a_driver_that_does_not_take_its_text() -> None:
+    known: Any = type(DIALECTS["postgresql"])
+
+    class Other(known):  # type: ignore[misc]
+        driver = "other"
+        supports_statement_cache = True
+
+    _, record = describe_type(postgresql.INT4RANGE(), Other(dbapi=known.import_dbapi()))
+    with pytest.raises(NotCapturedError):
+        record(postgresql.Range(1, 2))
+
+
+def test_the_items_of_an_array_that_is_cast_name_their_type() -> None:
+    spec, record = describe_type(postgresql.ARRAY(postgresql.INET), DIALECTS["postgresql"])
+    assert spec == ("array", ("named", "INET"), None)
+    assert record([ipaddress.ip_address("::1"), None]) == ["::1", None]
+    compiled = cast(literal(1), restore_type(spec)).compile(dialect=DIALECTS["postgresql"])
+    assert "INET[]" in str(compiled)
+
+
+def test_a_set_of_mysql_is_recorded_as_its_text_or_its_number() -> None:
+    assert describe_type(mysql.SET("a", "b"), DIALECTS["mariadb"])[1]({"b"}) == "b"
+    assert describe_type(mysql.SET("a", "b", retrieve_as_bitwise=True), DIALECTS["mariadb"])[1]({"a", "b"}) == 3
 
 
 class Name(str):

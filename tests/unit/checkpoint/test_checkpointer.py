@@ -157,6 +157,18 @@ def test_paused_until_resumed(engine: Engine, log: WriteAheadLog, start: Start) 
     assert rows(engine) == [(1, "a")]
 
 
+def test_a_pause_is_over_when_resume_returns(engine: Engine, log: WriteAheadLog, start: Start) -> None:
+    checkpointer = start(paused=True)
+    for number in range(30):
+        checkpointer.pause()
+        append(log, insert((number, str(number))))
+        wait_until(lambda: checkpointer.status.state == "paused")
+        checkpointer.resume()
+        assert checkpointer.status.state == "running", "and not when its thread has woken up"
+    assert checkpointer.stop(drain=True, timeout=WAIT_S)
+    assert len(rows(engine)) == 30
+
+
 def test_stop_drains_what_is_durable(engine: Engine, log: WriteAheadLog, start: Start) -> None:
     checkpointer = start(batch_delay_s=3600, batch_changes=10)
     for number in range(105):

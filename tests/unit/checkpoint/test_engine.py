@@ -64,9 +64,9 @@ def test_the_dialect_is_initialised_by_the_applications_pool(engine: Engine) -> 
     target.dispose()
 
 
-def test_an_asynchronous_engine_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="asyncio"):
-        SQLAlchemyCheckpointer(create_engine("sqlite+aiosqlite:///x.db"))
+def test_a_single_asynchronous_connection_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="event loop"):
+        SQLAlchemyCheckpointer(create_engine("sqlite+aiosqlite://"))
 
 
 def test_a_sqlite_transaction_is_begun_as_a_writer(engine: Engine) -> None:

@@ -109,6 +109,8 @@ THEMES = [
 ]
 BATCHES = int(os.environ.get("WALSYNC_ARRANGEMENTS", "480"))
 SEEDS = 8
+QUICK_SEEDS = SEEDS if "WALSYNC_ARRANGEMENTS" in os.environ else 3
+"""Of the default run."""
 KINDS: list[ChangeKind] = ["insert", "update", "delete"]
 BATCH = 16
 
@@ -232,7 +234,9 @@ def prepare(engine: Engine, generator: Generator) -> None:
                 savepoint.rollback()
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.slow] if seed >= QUICK_SEEDS else []) for seed in range(SEEDS)]
+)
 def test_an_arranged_batch_does_what_it_does_in_order(engine: Engine, seed: int) -> None:
     """Also one that is refused in order, though it would be accepted in another: one change stands elsewhere."""
     facts = Catalog(3600.0).facts(engine, [TableName(None, table.name) for table in TABLES])

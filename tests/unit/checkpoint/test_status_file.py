@@ -22,7 +22,18 @@ from walsync.checkpoint.failures import FailureKind
 from walsync.checkpoint.status_file import FILE_NAME, CheckpointReport, StatusReporter, read_report
 
 RUNNING = CheckpointStatus("running", 100.0, 5)
-BLOCKED = CheckpointStatus("blocked", 200.0, 7, "no such table", FailureKind.BLOCKED, 3.0, 8, 2, True)
+BLOCKED = CheckpointStatus(
+    "blocked",
+    200.0,
+    7,
+    "no such table",
+    FailureKind.BLOCKED,
+    3.0,
+    8,
+    2,
+    True,
+    last_error_type="OperationalError",
+)
 
 
 class Source:
@@ -69,9 +80,11 @@ def test_a_change_of_state_is_written_at_once(source: Source, tmp_path: Path) ->
         applied_id=7,
         last_error="no such table",
         last_error_kind="blocked",
+        error_type="OperationalError",
         entry_id=8,
         failures=2,
         replay_pending=True,
+        applies_since=1000.0,
         process_id=os.getpid(),
         host=report.host,
         written_at=1000.0,
@@ -125,15 +138,17 @@ def test_a_file_that_cannot_be_written_is_told_once(
 
 def _with(**changes: Any) -> bytes:
     good = {
-        "format": 1,
+        "format": 2,
         "state": "running",
         "since": 1.5,
         "applied_id": 1,
         "last_error": None,
         "last_error_kind": None,
+        "error_type": None,
         "entry_id": None,
         "failures": 0,
         "replay_pending": False,
+        "applies_since": 1.5,
         "process_id": 4711,
         "host": "here",
         "written_at": 2,
@@ -151,7 +166,7 @@ def _with(**changes: Any) -> bytes:
         b"\xff\xfe",
         b"[" * 60_000,
         b" " * 70_000 + _with(),
-        _with(format=2),
+        _with(format=1),
         _with(state="\x1b[2J"),
         _with(state=["running"]),
         _with(since=float("nan")),

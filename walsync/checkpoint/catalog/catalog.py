@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from walsync.changes import TableName
 from walsync.checkpoint.catalog import mysql, postgresql, sqlite
 from walsync.checkpoint.catalog.facts import TableFacts
+from walsync.checkpoint.engine import run_on
 
 __all__ = ["Catalog", "Facts"]
 
@@ -65,9 +66,13 @@ class Catalog:
             return self._facts
         if not self._facts:
             self._read_at = now
-        try:
+
+        def read() -> dict[TableName, TableFacts | None]:
             with engine.connect() as connection:
-                found = reader(connection, missing)
+                return reader(connection, missing)
+
+        try:
+            found = run_on(engine, read)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise

@@ -184,7 +184,7 @@ def make_bench(tmp_path: Path, engine: Engine, fate: Fate) -> Callable[[], Bench
     return make
 
 
-@pytest.mark.parametrize("kind", ["kill", "lose"])
+@pytest.mark.parametrize("kind", [pytest.param("kill", marks=pytest.mark.slow), "lose"])
 def test_putting_aside_is_done_once_whatever_happens_between_two_steps(
     make_bench: Callable[[], Bench], fate: Fate, kind: Literal["kill", "lose"]
 ) -> None:
@@ -203,7 +203,7 @@ def test_putting_aside_is_done_once_whatever_happens_between_two_steps(
     assert at > (10 if kind == "kill" else 3)
 
 
-@pytest.mark.parametrize("kind", ["kill", "lose"])
+@pytest.mark.parametrize("kind", [pytest.param("kill", marks=pytest.mark.slow), "lose"])
 def test_a_retry_applies_once_whatever_happens_between_two_steps(
     make_bench: Callable[[], Bench], fate: Fate, kind: Literal["kill", "lose"]
 ) -> None:
