@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from walsync.changes import RowChanges, StatementChange, TableName
 from walsync.changes.model import Change
 from walsync.exceptions import UsageError
+from walsync.journal.marks import awaited_marks, marks_of
 
 __all__ = ["BufferOwner", "TransactionBuffer"]
 
@@ -23,6 +24,10 @@ class BufferOwner(Protocol):
     @property
     def expects_rows(self) -> bool:
         """Whether the updates and deletes being flushed expect each of their rows to be there."""
+        ...
+
+    def next_key(self, column: Any) -> int:
+        """The next reserved key of a column, whatever the owner's transaction holds on the target."""
         ...
 
     def changes_added(self) -> None:
@@ -73,13 +78,14 @@ class TransactionBuffer:
             return False
         if tables is None:
             return True
+        written: set[TableName] = set()
         for change in self.changes:
             if isinstance(change, RowChanges):
-                if change.table in tables or not tables.isdisjoint(change.acts_on):
-                    return True
-            elif not tables.isdisjoint(change.tables):
-                return True
-        return False
+                written.add(change.table)
+                written.update(change.acts_on)
+            else:
+                written.update(change.tables)
+        return not set(awaited_marks(tables)).isdisjoint(marks_of(written))
 
     # ------------------------------------------------------------------------------------ transaction control
 

@@ -18,7 +18,7 @@ from sqlalchemy.schema import DefaultClause
 from sqlalchemy.sql.elements import ClauseElement, Grouping
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["has_commit_time_default", "is_current_time", "moment_sql"]
+__all__ = ["has_commit_time_default", "has_commit_time_on_update", "is_current_time", "moment_sql"]
 
 _NAMES: Final = frozenset({"now", "current_timestamp", "localtimestamp", "transaction_timestamp"})
 
@@ -49,7 +49,35 @@ def has_commit_time_default(column: Column[Any]) -> bool:
         return False
     argument = default.arg
     # A server default given as a plain string is a literal, not an expression.
-    return isinstance(argument, ClauseElement) and is_current_time(argument)
+    if not isinstance(argument, ClauseElement):
+        return False
+    return is_current_time(argument) or _is_kept_current(argument)
+
+
+def has_commit_time_on_update(column: Column[Any]) -> bool:
+    """Whether the database writes the current time into this column of a row that is updated without it.
+
+    It is declared so as ``server_onupdate``, or in the way of MySQL, behind the default.
+    """
+    if not isinstance(column.type, DateTime):
+        return False
+    declared = column.server_onupdate
+    if (
+        isinstance(declared, DefaultClause)
+        and isinstance(declared.arg, ClauseElement)
+        and is_current_time(declared.arg)
+    ):
+        return True
+    default = column.server_default
+    return isinstance(default, DefaultClause) and _is_kept_current(default.arg)
+
+
+def _is_kept_current(default: Any) -> bool:
+    """MySQL's ``CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP``."""
+    if not isinstance(default, TextClause):
+        return False
+    made, _, changed = default.text.lower().partition(" on update ")
+    return _is_current_time_text(made) and _is_current_time_text(changed)
 
 
 def moment_sql(dialect_name: str, microseconds: int) -> str | None:

@@ -21,6 +21,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from walsync.changes import RowChanges, describe_type
 from walsync.changes.codec import encode_shape
+from walsync.changes.places import row_places
 from walsync.exceptions import NotCapturedError
 from walsync.journal.buffer import TransactionBuffer
 from walsync.journal.dbapi import IntegrityError, JournalConnection, JournalCursor, JournalDBAPI
@@ -38,6 +39,8 @@ _SHAPES_MAX: Final = 10_000
 
 class _JournalCompiler(SQLCompiler):
     dialect: JournalDialect
+    # MySQL updates several tables at once; the target's own compiler refuses it where the target cannot.
+    render_table_with_column_in_update_from = True
 
     @property
     def _bind_processors(self) -> Any:
@@ -137,7 +140,9 @@ class JournalDialect(DefaultDialect):
             cursor.rowcount = len(rows)
         else:
             expected = 1 if buffer.expects_rows and not context.isinsert else None
-            for change in statement_changes(context, plan, self.recording_dialect, expected, self.keys.next_key):
+            for change in statement_changes(
+                context, plan, self.recording_dialect, expected, self._giver_of_keys(buffer)
+            ):
                 buffer.add_statement(change)
             # What it will match is not known; the unit of work expects one row for each set of parameters.
             cursor.rowcount = len(rows) if buffer.expects_rows else -1
@@ -151,7 +156,10 @@ class JournalDialect(DefaultDialect):
             if len(self._shapes) >= _SHAPES_MAX:
                 self._shapes.clear()
             plan.shape = self._shapes.setdefault(plan.shape.shape_key(), plan.shape)
-            plan.shape.header = encode_shape(plan.shape)
+            shape = plan.shape
+            shape.header = encode_shape(shape)
+            primary_key = [str.__str__(column.name) for column in plan.table.primary_key]
+            shape.places = row_places(shape.columns, shape.keys, primary_key)
         return plan
 
     @staticmethod
@@ -177,8 +185,9 @@ class JournalDialect(DefaultDialect):
         if order is not None:
             rows = [[row[index] for index in order] for row in rows]
         elif plan.key_column is not None:
+            next_key = self._giver_of_keys(buffer)
             for row in rows:
-                key = self.keys.next_key(plan.key_column)
+                key = next_key(plan.key_column)
                 row.append(key)
         elif plan.explicit_key is not None:
             column, index = plan.explicit_key
@@ -188,6 +197,9 @@ class JournalDialect(DefaultDialect):
         if buffer.owner is not None:
             buffer.owner.changes_added()
         return key
+
+    def _giver_of_keys(self, buffer: TransactionBuffer) -> Callable[[Any], int]:
+        return self.keys.next_key if buffer.owner is None else buffer.owner.next_key
 
     # --------------------------------------------------------------------------------- transaction control
 
@@ -239,5 +251,5 @@ def journal_engine(
     def connect() -> JournalConnection:
         return JournalConnection(TransactionBuffer(on_commit))
 
-    pool = JournalPool(connect, dialect=dialect, reset_on_return=None)  # type: ignore[arg-type]
+    pool = JournalPool(connect, dialect=dialect, reset_on_return=None)
     return Engine(pool, dialect, URL.create("walsync"))

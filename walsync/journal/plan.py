@@ -11,7 +11,7 @@ replaying it as SQL in commit order, exactly once, is right.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Column, Table
@@ -23,11 +23,13 @@ from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClau
 
 from walsync.changes import ChangeKind, RowChanges, TableName, TypeSpec, describe_type
 from walsync.exceptions import NotCapturedError
-from walsync.journal.commit_time import has_commit_time_default, is_current_time
+from walsync.journal.commit_time import has_commit_time_default, has_commit_time_on_update, is_current_time
 from walsync.journal.foreign_keys import acted_on
-from walsync.journal.tables import table_name
+from walsync.journal.marks import ANY_TABLE
+from walsync.journal.names import hides_tables, table_name
+from walsync.journal.versioned import VersionParameters
 
-__all__ = ["Plan", "RowPlan", "StatementPlan", "make_plan", "missing_key"]
+__all__ = ["Plan", "RowPlan", "StatementPlan", "generated_key", "make_plan", "missing_key"]
 
 
 class RowPlan:
@@ -64,13 +66,20 @@ class StatementPlan:
     """The construct is recorded as SQL. `tables` are the tables that it writes.
 
     `key_column` is the autoincrement column of an INSERT that leaves its key to the database: the recorded one has it.
+    `versioned` says where the parameters have the row and its version, if it is an UPDATE of such a row.
     """
 
-    __slots__ = ("key_column", "tables")
+    __slots__ = ("key_column", "tables", "versioned")
 
-    def __init__(self, tables: list[TableName], key_column: Column[Any] | None = None) -> None:
+    def __init__(
+        self,
+        tables: list[TableName],
+        key_column: Column[Any] | None = None,
+        versioned: VersionParameters | None = None,
+    ) -> None:
         self.tables = tables
         self.key_column = key_column
+        self.versioned = versioned
 
 
 Plan = RowPlan | StatementPlan
@@ -118,7 +127,24 @@ def make_plan(compiled: SQLCompiler, target_dialect: Dialect) -> Plan:
                 "keys that are reserved for others. Execute it through an attached session, where it runs directly on "
                 "the target, or select the keys as well"
             )
-    return StatementPlan(_written_tables(statement), key_column)
+    versioned = None
+    if (
+        isinstance(statement, Update)
+        and isinstance(table, Table)
+        and not _has_extras(statement, compiled, target_dialect)
+    ):
+        versioned = _version_parameters(statement, table, compiled, target_dialect)
+    return StatementPlan(_written_tables(statement), key_column, versioned)
+
+
+def generated_key(table: Table) -> Column[Any] | None:
+    """The column of the primary key whose value the target makes, an integer, where a row leaves it open."""
+    column = table.autoincrement_column
+    if column is None:
+        # One with a sequence that is its server's default, too.
+        with_sequence = [part for part in table.primary_key if part.default is not None and part.default.is_sequence]
+        column = with_sequence[0] if len(with_sequence) == 1 else None
+    return column
 
 
 def missing_key(statement: Insert, column_keys: Iterable[Any]) -> Column[Any] | None:
@@ -128,8 +154,8 @@ def missing_key(statement: Insert, column_keys: Iterable[Any]) -> Column[Any] | 
     """
     # An ORM bulk INSERT into several tables (joined inheritance) is one construct; this says which one is meant now.
     table = statement._annotations.get("_emit_insert_table", statement.table)
-    column = table.autoincrement_column if isinstance(table, Table) else None
-    if column is None:
+    column = generated_key(table) if isinstance(table, Table) else None
+    if column is None or (isinstance(column_keys, Mapping) and column.key in column_keys):
         return None
     rows = [row for rows in getattr(statement, "_multi_values", ()) for row in rows]
     keys = [
@@ -147,8 +173,25 @@ def missing_key(statement: Insert, column_keys: Iterable[Any]) -> Column[Any] | 
 
 
 def _written_tables(statement: UpdateBase) -> list[TableName]:
-    """The tables a DML construct writes. Of a joined table each part counts, for MySQL updates several at once."""
-    found = {table_name(part): None for part in visitors.iterate(statement.table) if isinstance(part, Table)}
+    """The tables a DML construct writes, with those of DML inside of its CTEs; `ANY_TABLE` if it may write others."""
+    found = _written_by(statement)
+    pending: list[Any] = [statement, *statement._independent_ctes]
+    for column in statement.table.c:
+        # Those that it leaves to SQLAlchemy.
+        pending += [default.arg for default in (column.default, column.onupdate) if _inline_default(default)]
+    for element in (part for root in pending for part in visitors.iterate(root)):
+        if isinstance(element, UpdateBase) and element is not statement:
+            found.update(_written_by(element))
+        elif hides_tables(element):
+            found[ANY_TABLE] = None
+    return list(found)
+
+
+def _written_by(statement: UpdateBase) -> dict[TableName, None]:
+    """Of one construct. Of a joined table each part counts, for MySQL updates several at once."""
+    found: dict[TableName, None] = {
+        table_name(part): None for part in visitors.iterate(statement.table) if isinstance(part, Table)
+    }
     if not found:
         found[table_name(statement.table)] = None  # type: ignore[arg-type]
     values = getattr(statement, "_values", None) or {}
@@ -161,7 +204,7 @@ def _written_tables(statement: UpdateBase) -> list[TableName]:
         if isinstance(part, Table) and not (isinstance(statement, Insert) and statement._post_values_clause is None):
             # Of an upsert any column may be set.
             found.update(dict.fromkeys(_acted_on(part, kind, part.c)))
-    return list(found)
+    return found
 
 
 def _acted_on(table: Table, kind: ChangeKind, columns: Iterable[Column[Any]]) -> tuple[TableName, ...]:
@@ -262,7 +305,7 @@ def _insert_plan(statement: Insert, table: Table, compiled: SQLCompiler, dialect
     if columns is None:
         return None
     given = {*columns, *times}
-    autoincrement = table.autoincrement_column
+    autoincrement = generated_key(table)
     key_column: Column[Any] | None = None
     missing: str | None = None
     for column in table.c:
@@ -358,6 +401,24 @@ def _row_order(names: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] |
     return tuple(positions[name] for name in wanted)
 
 
+def _version_parameters(
+    statement: Update, table: Table, compiled: SQLCompiler, dialect: Dialect
+) -> VersionParameters | None:
+    """Of an UPDATE that sets SQL expressions, and finds one row by its primary key and its version."""
+    keys = _key_parameters(statement, table, compiled)
+    if keys is None:
+        return None
+    places = dict(keys)
+    primary_key = [(column, places[column]) for column in table.primary_key.columns]
+    versions = [(column, name) for column, name in keys if not column.primary_key]
+    names = set(compiled.bind_names.values())
+    if len(versions) != 1 or any(column.key in names for column, _ in primary_key):
+        return None  # or the statement changes the key
+    ((version, _),) = versions
+    new = str.__str__(version.key)
+    return VersionParameters([*primary_key, *versions], new if new in names - set(places.values()) else None, dialect)
+
+
 def _update_plan(statement: Update, table: Table, compiled: SQLCompiler, dialect: Dialect) -> RowPlan | None:
     keys = _key_parameters(statement, table, compiled)
     split = _split_values(statement, table, compiled)
@@ -375,6 +436,8 @@ def _update_plan(statement: Update, table: Table, compiled: SQLCompiler, dialect
         if column not in given and _inline_default(column.onupdate):
             if not is_current_time(column.onupdate.arg):  # type: ignore[union-attr]
                 return None
+            times.append(column)
+        elif column not in given and has_commit_time_on_update(column):
             times.append(column)
     order = _row_order(names, [*set_names, *key_names])
     if order is False or not (columns or times):

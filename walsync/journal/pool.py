@@ -1,5 +1,8 @@
 """The pool of a journal's engine: connections that cost nothing, kept because making one costs something.
 
+Its connections are no database's, and no listener that meets all pools of a process (``event.listen(Engine, "connect",
+...)``, as in SQLAlchemy's recipe for SQLite's foreign keys) is told of them: it would execute SQL on them.
+
 There is no bound on how many are in use at once, for a journal's connection holds no resource of any server. At most as
 many are kept as were ever in use at the same time.
 """
@@ -7,16 +10,27 @@ many are kept as were ever in use at the same time.
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 __all__ = ["JournalPool"]
 
 
+class _NoPool:
+    """A class of which no listener can have been told."""
+
+
 class JournalPool(Pool):
     """Thread-safe: a deque's ends are moved atomically."""
 
     _idle: deque[ConnectionPoolEntry] | None = None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        # Listeners of a class are found by the class that the dispatcher is made for.
+        of_all_pools: Any = Pool.dispatch
+        self.dispatch = of_all_pools._for_class(_NoPool)
 
     def _do_get(self) -> ConnectionPoolEntry:
         if self._idle is None:

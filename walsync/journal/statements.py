@@ -131,4 +131,13 @@ def _change(
         rendered = compiled.escaped_bind_names.get(name, name)
         parameters[str.__str__(rendered)] = record(value)
         specs[str.__str__(rendered)] = spec
-    return StatementChange(str.__str__(sql), parameters, specs, plan.tables, read_tables, recording.name, expected_rows)
+    return StatementChange(
+        str.__str__(sql),
+        parameters,
+        specs,
+        plan.tables,
+        read_tables,
+        recording.name,
+        expected_rows,
+        None if plan.versioned is None or expected_rows is None else plan.versioned.row(given),
+    )

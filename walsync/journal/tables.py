@@ -1,8 +1,9 @@
-"""Which tables a statement reads and writes, found by walking the construct.
+"""Which tables a statement reads and writes, found by walking the construct, and by looking on when it is compiled.
 
 `Select.get_final_froms()` does not show tables inside of subqueries, CTEs and EXISTS, and a statement of the ORM gets
-its eager-loaded tables only when it is compiled; so what is walked is the compiled construct's own statement. Where the
-tables cannot be told (text, however small), the answer is "unknown", which every caller treats as "all".
+its eager-loaded tables only when it is compiled; so what is walked is the compiled construct's own statement. What is
+in the SQL all the same, and not there, the compiler has seen (`walsync.journal.watching`). Where the tables cannot be
+told (text, however small; a function that is not known), the answer is "unknown", which every caller treats as "all".
 """
 
 from __future__ import annotations
@@ -14,29 +15,26 @@ from sqlalchemy import Table, TextClause
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.elements import ClauseElement, ColumnClause
+from sqlalchemy.sql.lambdas import LambdaElement
 from sqlalchemy.sql.selectable import GenerativeSelect, SelectBase, TableClause
 
 from walsync.changes import TableName
+from walsync.journal.names import hides_tables, table_name
+from walsync.journal.watching import seen_by
 
 __all__ = ["StatementTables", "table_name", "tables_of"]
 
 
 @dataclass(frozen=True, slots=True)
 class StatementTables:
-    """`reads`: the tables of the statement, or None where they cannot be told. `read_only`: a plain SELECT, no lock."""
+    """`reads`: the tables of the statement, or None where they cannot be told. `read_only`: a plain SELECT, without
+    locks and without functions that may do anything."""
 
     reads: frozenset[TableName] | None
     read_only: bool
 
 
 UNKNOWN: Final = StatementTables(None, False)
-
-
-def table_name(table: TableClause) -> TableName:
-    """A table's name with plain strings: SQLAlchemy's `quoted_name` is a str subclass that encoders refuse."""
-    schema = getattr(table, "schema", None)
-    return TableName(None if schema is None else str.__str__(schema), str.__str__(table.name))
 
 
 def tables_of(compiled: Any) -> StatementTables:
@@ -48,7 +46,20 @@ def tables_of(compiled: Any) -> StatementTables:
     inner = getattr(state, "statement", None)
     if inner is not None and inner is not compiled.statement:
         roots.append(inner)
-    return walk(roots)
+    found = walk(roots)
+    seen = seen_by(compiled)
+    if found.reads is None or not seen.known:
+        return StatementTables(None, found.read_only and not seen.calls)
+    reads = found.reads | seen.tables
+    if compiled.schema_translate_map:
+        # Which schema is meant is known at the execution; without one, it may be any.
+        reads = frozenset(TableName(None, table.name) for table in reads)
+    return StatementTables(reads, found.read_only)
+
+
+def without_lambda(statement: Any) -> Any:
+    """The construct that a `lambda_stmt()` stands for; anything else as it is."""
+    return statement._resolved if isinstance(statement, LambdaElement) else statement
 
 
 def walk(roots: list[Any]) -> StatementTables:
@@ -56,14 +67,14 @@ def walk(roots: list[Any]) -> StatementTables:
     found: set[TableName] = set()
     known = True
     read_only = True
-    for root in roots:
+    for root in map(without_lambda, roots):
         if not isinstance(root, SelectBase):
             # DML, text at the top, a stored procedure, a bare function: whatever it does, it is not a plain read.
             read_only = read_only and _is_orm_select(root)
         for element in visitors.iterate(root):
             if isinstance(element, TableClause):
                 found.add(table_name(element))
-            elif isinstance(element, (TextClause, ColumnClause)) and _hides_tables(element):
+            elif hides_tables(element):
                 known = False
             elif isinstance(element, UpdateBase):
                 read_only = False
@@ -76,15 +87,6 @@ def _is_orm_select(root: Any) -> bool:
     """A `FromStatement` around a SELECT; around text it is a TextualSelect, which may be anything."""
     element = getattr(root, "element", None)
     return isinstance(element, SelectBase) and not isinstance(getattr(element, "element", None), TextClause)
-
-
-def _hides_tables(element: ClauseElement) -> bool:
-    if isinstance(element, TextClause):
-        return True
-    if isinstance(element, ColumnClause) and element.is_literal:
-        text = str(element.name)
-        return not (text == "*" or text.replace(".", "", 1).isdigit())
-    return False
 
 
 def is_table(element: Any) -> bool:

@@ -43,6 +43,7 @@ class Recorder:
         self.expects_rows = expects_rows
         self.dialect = dialect or sqlite.dialect()  # type: ignore[no-untyped-call]
         keys = KeyAllocator(CountingSource(), None, KeyConfig(block_keys=10))
+        self.next_key = keys.next_key
         self.engine: Engine = journal_engine(self.dialect, keys, self._commit)
 
     def _commit(self, buffer: TransactionBuffer) -> None:

@@ -17,11 +17,13 @@ from sqlalchemy import (
     Column,
     DateTime,
     Enum,
+    FetchedValue,
     ForeignKey,
     Identity,
     Integer,
     Interval,
     LargeBinary,
+    MetaData,
     Numeric,
     PickleType,
     String,
@@ -568,3 +570,25 @@ def test_names_are_plain_strings(recorder: Recorder, session: Session) -> None:
     session.commit()
     change = only(recorder)
     assert {type(name) for name in (change.table.name, *change.columns)} == {str}
+
+
+def test_what_the_database_keeps_current_has_the_commit_time(recorder: Recorder) -> None:
+    kept = text("CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP")
+    table = Table(
+        "kept_current",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("n", Integer),
+        Column("declared", DateTime, server_default=func.now(), server_onupdate=func.now()),
+        Column("mysql", DateTime, server_default=kept, server_onupdate=FetchedValue()),
+        Column("unknown", DateTime, server_default=func.now(), server_onupdate=FetchedValue()),
+        Column("given", DateTime, server_default=kept),
+    )
+    with recorder.engine.begin() as connection:
+        connection.execute(table.insert(), [{"id": 1, "n": 1, "given": None}])
+        connection.execute(table.update().where(table.c.id == 1).values(n=2, given=None))
+    inserted, updated = recorder.changes
+    assert isinstance(inserted, RowChanges)
+    assert isinstance(updated, RowChanges)
+    assert inserted.commit_times == ("declared", "mysql", "unknown")
+    assert updated.commit_times == ("declared", "mysql")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, select
 from sqlalchemy.pool import QueuePool
 
+from tests.support.processes import run_python, start_python
 from tests.support.waiting import wait_until
 from tests.unit.journal.recording import CountingSource
-from walsync.exceptions import ConfigurationError, KeysExhaustedError
-from walsync.journal import KeyAllocator, KeyConfig
+from walsync.exceptions import ConfigurationError, KeysExhaustedError, LogTimeoutError
+from walsync.journal import KeyAllocator, KeyConfig, key_file
 from walsync.journal.key_file import KeyFile
 from walsync.journal.key_sources import KEYS_TABLE, TargetKeySource
+from walsync.wal.lock import FileLock
 
 METADATA = MetaData()
 COLUMN: Column[Any] = Table("thing", METADATA, Column("id", Integer, primary_key=True)).c.id
@@ -69,6 +73,7 @@ def test_a_reserve_is_used_while_the_target_is_away_and_then_the_error_says_so(t
     assert [first, *rest] == list(range(101, 121))
     with pytest.raises(KeysExhaustedError, match=r"thing\.id.*the target is away"):
         keys.next_key(COLUMN)
+    wait_until(lambda: not keys._threads)  # which asks for a new reserve in vain
     source.failing = False
     assert keys.next_key(COLUMN) == 121
     keys.close()
@@ -127,6 +132,146 @@ def test_any_changed_byte_of_the_file_is_noticed(tmp_path: Path) -> None:
         damaged[place] ^= 0x01
         (tmp_path / "keys").write_bytes(bytes(damaged))
         assert file.read() in ({}, blocks), f"byte {place}"
+
+
+# ------------------------------------------------------------------------------------------ several processes
+
+
+def test_several_allocators_share_the_reserve_and_never_a_key(tmp_path: Path) -> None:
+    source = FailingSource()
+    several = [allocator(source, KeyFile(tmp_path)) for _ in range(3)]
+    seen: list[int] = []
+    for number, keys in enumerate(several, 1):
+        seen.append(keys.next_key(COLUMN))
+        wait_until(lambda number=number: KeyFile(tmp_path).count("thing.id") == 10 * number)  # type: ignore[misc]
+    source.failing = True
+    # Each has the rest of its block, and finds one of the three in the reserve.
+    for keys in several:
+        seen.extend(keys.next_key(COLUMN) for _ in range(19))
+        keys.close()
+    assert sorted(seen) == list(range(101, 161))
+    with pytest.raises(KeysExhaustedError):
+        several[0].next_key(COLUMN)
+
+
+def test_the_reserve_does_not_grow_without_end(tmp_path: Path) -> None:
+    source = FailingSource()
+    for _ in range(20):
+        keys = allocator(source, KeyFile(tmp_path))
+        fetched = source.fetches
+        keys.next_key(COLUMN)
+        wait_until(lambda fetched=fetched: source.fetches > fetched)  # type: ignore[misc]
+        keys.close()
+    assert KeyFile(tmp_path).count("thing.id") == 80
+
+
+def test_whoever_needs_a_block_first_has_the_reserve(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path)
+    file.add("thing.id", [(1, 4), (11, 20)])
+    assert KeyFile(tmp_path).take("thing.id", 6) == [(1, 4), (11, 12)]
+    assert file.take("thing.id", 100) == [(13, 20)]
+    assert file.take("thing.id", 100) == []
+    assert file.count("thing.id") == 0
+    assert file.take("other.id", 1) == []
+
+
+def test_the_file_is_waited_for_within_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_file, "_LOCK_TIMEOUT_S", 0.05)
+    held = FileLock.acquire(str(tmp_path / "keys.lock"), 0)
+    assert held is not None
+    with pytest.raises(LogTimeoutError, match=r"keys\.lock"):
+        KeyFile(tmp_path).add("thing.id", [(1, 2)])
+    held.release()
+    KeyFile(tmp_path).add("thing.id", [(1, 2)])
+
+
+KEYS_PROGRAM = """
+import sys
+from pathlib import Path
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine
+from walsync.journal import KeyAllocator, KeyConfig, close_before_fork, leave_to_parent
+from walsync.journal.key_file import KeyFile
+from walsync.journal.key_sources import TargetKeySource
+
+column = Table("thing", MetaData(), Column("id", Integer, primary_key=True)).c.id
+engine = create_engine(f"sqlite:///{sys.argv[1]}/t.sqlite", connect_args={"timeout": 60})
+close_before_fork(engine, own=True)
+keys = KeyAllocator(TargetKeySource(lambda: engine), KeyFile(sys.argv[1]), KeyConfig(block_keys=20))
+"""
+
+
+def test_processes_never_get_the_same_key_though_some_are_killed(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 't.sqlite'}")
+    METADATA.create_all(engine)
+    engine.dispose()
+    program = (
+        KEYS_PROGRAM
+        + "file = open(sys.argv[2], 'w', buffering=1)\nwhile True: file.write(f'{keys.next_key(column)}\\n')"
+    )
+    seen: list[int] = []
+    for round_ in range(2):
+        files = [tmp_path / f"keys of {round_} {number}" for number in range(3)]
+        with ExitStack() as stack:
+            for file in files:
+                file.touch()
+                stack.callback(stack.enter_context(start_python("-c", program, str(tmp_path), str(file))).kill)
+            wait_until(lambda files=files: all(file.stat().st_size > 500 for file in files), 60)  # type: ignore[misc]
+        for file in files:
+            # The last line may be cut in the middle.
+            seen.extend(int(line) for line in file.read_text().split("\n")[:-1])
+    assert len(set(seen)) == len(seen)
+
+
+FORK_PROGRAM = (
+    KEYS_PROGRAM
+    + """
+import os, threading
+seen = [keys.next_key(column) for _ in range(5)]
+(state,) = keys._columns.values()
+in_it, go_on = threading.Event(), threading.Event()
+
+def hold() -> None:
+    # As if other threads were in the middle of everything when the process forks.
+    with state.lock, keys._lock, keys._file._locked():
+        in_it.set()
+        go_on.wait(60)
+
+holder = threading.Thread(target=hold)
+holder.start()
+in_it.wait(60)
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    leave_to_parent(engine)
+    # The file's lock is the parent's until it lets go.
+    found = [keys.reserved_key(column)]
+    os.write(writing, b"here")
+    found += [keys.next_key(column) for _ in range(50)]
+    print("child", *found, flush=True)
+    os._exit(0)
+assert os.read(reading, 4) == b"here"
+go_on.set()
+holder.join(60)
+seen += [keys.next_key(column) for _ in range(50)]
+_, status = os.waitpid(child, 0)
+print("parent", *seen, flush=True)
+keys.close()
+assert status == 0
+"""
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_has_blocks_of_its_own_whatever_threads_were_doing(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 't.sqlite'}")
+    METADATA.create_all(engine)
+    engine.dispose()
+    output = run_python("-W", "ignore::DeprecationWarning", "-c", FORK_PROGRAM, str(tmp_path)).stdout
+    found = {name: numbers for name, *numbers in map(str.split, output.splitlines())}
+    assert found["child"][0] == "None", "its parent's block is its parent's"
+    given = [*found["parent"], *found["child"][1:]]
+    assert len(given) == 105
+    assert len(set(given)) == len(given)
 
 
 @pytest.mark.parametrize("settings", [{"block_keys": 0}, {"block_keys": 10**9}, {"close_timeout_s": -1}])

@@ -9,8 +9,10 @@ from sqlalchemy import (
     Column,
     Integer,
     MetaData,
+    String,
     Table,
     TableClause,
+    cast,
     column,
     exists,
     func,
@@ -51,6 +53,8 @@ def reads(*names: str) -> frozenset[TableName]:
         (select(a, select(c.c.id).lateral("x")), "ac"),
         (select(table("light", column("id"))), ["light"]),
         (select(func.count(literal_column("*"))).select_from(a), "a"),
+        (select(a.c.id).where(cast(a.c.id, String).startswith("1", autoescape=True)), "a"),
+        (select(literal_column("'FROM b'"), literal_column("1.5"), literal_column("NULL")).select_from(a), "a"),
     ],
 )
 def test_the_tables_of_a_select_are_found(statement: Any, names: Any) -> None:
@@ -67,6 +71,8 @@ def test_a_schema_is_part_of_the_name() -> None:
         select(a).where(text("id IN (SELECT id FROM b)")),
         select(text("1")),
         select(literal_column("(SELECT max(id) FROM b)")),
+        select(literal_column("'' || (SELECT max(id) FROM b) || ''")),
+        select(literal_column(r"'\' || (SELECT max(id) FROM b) || '\'")),
         text("SELECT * FROM a"),
         text("SELECT id FROM a").columns(column("id")),
     ],
