@@ -1,12 +1,15 @@
 """Attaching the log to an application's sessions.
 
 - `attach`: `attach()`, the entrance; checks what it is given and puts the parts together.
+- `asynchronous`: what `attach()` makes of asynchronous sessions and engines.
+- `bridge`: the threads in which asynchronous sessions wait.
 - `journal`: `Journal`, what `attach()` returns: commit, waiting, statistics, closing.
 - `routing`: which Engine a session uses for what; the hooks on its class.
 - `state`: what is known of one session's current transaction.
 - `reads`: the target's Engine as sessions see it: the barrier before reads, and the guarded COMMIT.
 - `upgrade`: from a buffered transaction to a direct one.
-- `pending`: per table, the last entry that touches it.
+- `relations`: what the target's catalogue says of tables that change others, and of what is no table.
+- `rebuild`: which tables the entries write that a log held when it was opened.
 - `scope`: which tables are journaled.
 - `stats`: the figures.
 """

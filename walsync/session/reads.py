@@ -11,29 +11,37 @@ Session, so that nothing goes around it: lazy loads, refreshes, `session.connect
 *The guarded COMMIT.* A session's transaction has one commit point. When the transaction is buffered, that is the append
 to the log; the COMMIT of the connection that it only read through must neither undo it nor make it look failed, so its
 failure is logged and the connection thrown away. When the transaction is direct, the target's COMMIT is the point, and
-its failure is the caller's.
+its failure is the caller's. The same with a task of asyncio that is cancelled: what is decided stays so, and the
+cancellation is raised when the transaction is over (see `walsync.session.bridge`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.ddl import BaseDDLElement
+from sqlalchemy.sql.dml import Delete, Insert, Update
 from sqlalchemy.sql.elements import ReleaseSavepointClause, RollbackToSavepointClause, SavepointClause
+from sqlalchemy.sql.selectable import SelectBase
 
+from walsync.changes import TableName
 from walsync.exceptions import UsageError
 from walsync.journal import StatementTables, tables_of
 from walsync.journal.dialects import dialect_variant
 from walsync.journal.plan import missing_key
 from walsync.journal.statements import with_keys_in_rows
+from walsync.journal.tables import without_lambda
+from walsync.journal.watching import seen_by, watching_compiler
 from walsync.session.state import SessionState
-from walsync.session.upgrade import begin_anew, release_target, upgrade
+from walsync.session.upgrade import begin_anew, begin_for_savepoint, release_snapshot, upgrade, wait_without_locks
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
@@ -42,15 +50,48 @@ __all__ = ["ReadEngine"]
 
 logger = logging.getLogger("walsync.session")
 
+_OVERRIDDEN: Final = ("_exec_single_context", "_exec_insertmany_context")
+if not set(_OVERRIDDEN) <= set(Connection._execute_context.__code__.co_names):
+    raise ImportError(
+        "this version of SQLAlchemy sends statements in a way that walsync does not know, and reads would not wait for "
+        "what they must see; install a version that walsync's package metadata allows"
+    )
+
 
 class ReadConnection(Connection):
     """A connection to the target that a session reads through, or, once its transaction is direct, works on.
 
     While the transaction is buffered, nothing of it is here: what ends its part on the target (COMMIT, RELEASE) cannot
     fail for the session. `state` is set when the session's transaction begins to use the connection.
+
+    Methods are overridden in place of listening to the Engine's events: for each connection of an Engine that has
+    listeners SQLAlchemy joins two sets of them, which costs a short read more than the barrier does.
     """
 
     state: SessionState | None = None
+
+    def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        state = self.state
+        if state is not None and isinstance(statement, Insert) and not state.upgrading:
+            statement, parameters = state.journal.reads.with_keys(state, statement, parameters)
+        return super().execute(statement, parameters, execution_options=execution_options)
+
+    def _exec_single_context(self, dialect: Any, context: Any, statement: Any, parameters: Any) -> Any:
+        state = self.state
+        if state is None or state.upgrading:
+            return super()._exec_single_context(dialect, context, statement, parameters)
+        reads = state.journal.reads
+        reads.before_statement(self, state, context)
+        result = super()._exec_single_context(dialect, context, statement, parameters)
+        if state.wrote:
+            reads.after_statement(self, state, context, result)
+        return result
+
+    def _exec_insertmany_context(self, dialect: Any, context: Any) -> Any:
+        state = self.state
+        if state is not None and not state.upgrading:
+            state.journal.reads.before_statement(self, state, context)
+        return super()._exec_insertmany_context(dialect, context)
 
     @property
     def _only_reads(self) -> bool:
@@ -65,6 +106,13 @@ class ReadConnection(Connection):
                 "this transaction failed while it was moved to the target, and can only be rolled back"
             ) from self.state.failed
         super()._commit_impl()
+        if self.state is not None and self.state.changed_schema:
+            self.state.journal.relations.forget()
+
+    def _savepoint_impl(self, name: str | None = None) -> str:
+        if self.state is not None:
+            begin_for_savepoint(self, self.state)
+        return super()._savepoint_impl(name)
 
     def _release_savepoint_impl(self, name: str) -> None:
         release = super()._release_savepoint_impl
@@ -87,6 +135,27 @@ class ReadConnection(Connection):
             logger.warning("the target failed at the end of a transaction that only read from it: %s", error)
             if not self.closed and not self.invalidated:
                 self.invalidate(error)
+        except asyncio.CancelledError as error:
+            if self.state is None or self.state.has_changes:
+                # Nothing of the transaction is in the log yet.
+                raise
+            self.state.cancelled = error
+            with suppress(asyncio.CancelledError):
+                self.invalidate(error)
+
+
+class AsyncReadConnection(ReadConnection):
+    """One of an asynchronous Engine."""
+
+    def close(self) -> None:
+        """Also by the session, when its transaction is decided: then it is the end of that which a cancelled task gets
+        to see first."""
+        try:
+            super().close()
+        except asyncio.CancelledError as error:
+            if self.state is None:
+                raise
+            self.state.cancelled = error
 
 
 class ReadEngine:
@@ -96,14 +165,18 @@ class ReadEngine:
         self._journal = journal
         self._tables: WeakKeyDictionary[Any, StatementTables] = WeakKeyDictionary()
         self.engine = target.execution_options()
-        self.engine._connection_cls = ReadConnection
+        self.engine._connection_cls = AsyncReadConnection if target.dialect.is_async else ReadConnection
+        self._gives_keys = target.dialect.name != "postgresql"
         # Without these an ORM update or delete with synchronize_session="fetch" finds its objects by a SELECT first.
         # With them it would rely on the rows of UPDATE ... RETURNING, and what is recorded returns no rows.
-        self.engine.dialect = dialect_variant(target.dialect, {"update_returning": False, "delete_returning": False})
-        if target.dialect.name != "postgresql":
-            event.listen(self.engine, "before_execute", self._before_execute, retval=True)
-        event.listen(self.engine, "before_cursor_execute", self._before_cursor_execute)
-        event.listen(self.engine, "after_cursor_execute", self._after_cursor_execute)
+        self.engine.dialect = dialect_variant(
+            target.dialect,
+            {
+                "update_returning": False,
+                "delete_returning": False,
+                "statement_compiler": watching_compiler(target.dialect.statement_compiler),
+            },
+        )
 
     def enroll(self, connection: Connection, state: SessionState, *, nested: bool) -> None:
         """A session's transaction (`nested`: a savepoint of it) begins to use this connection."""
@@ -118,71 +191,82 @@ class ReadEngine:
 
     # ------------------------------------------------------------------------------------------------- keys
 
-    def _before_execute(
-        self, connection: Connection, statement: Any, multiparams: Any, params: Any, execution_options: Any
-    ) -> tuple[Any, Any, Any]:
+    def with_keys(self, state: SessionState, statement: Insert, parameters: Any) -> tuple[Insert, Any]:
         """An INSERT that runs on the target takes the key that it leaves open from the reserved blocks as well.
 
         The database's own next key may be reserved for somebody else's entry that is not applied yet. PostgreSQL's
-        sequences give each key once and need no help; INSERT ... SELECT cannot be helped.
+        sequences give each key once and need no help; INSERT ... SELECT cannot be helped. What SQLAlchemy would refuse
+        as parameters is given back as it is.
         """
-        state = connection.state if isinstance(connection, ReadConnection) else None
-        if not isinstance(statement, Insert) or state is None or state.upgrading or statement.select is not None:
-            return statement, multiparams, params
-        rows = list(multiparams) or ([params] if params else [])
+        if not self._gives_keys or statement.select is not None:
+            return statement, parameters
+        if isinstance(parameters, Mapping):
+            rows: list[Any] = [parameters] if parameters else []
+        elif isinstance(parameters, (list, tuple)):
+            rows = list(parameters)
+        else:
+            rows = []
+        if not all(isinstance(row, Mapping) for row in rows):
+            return statement, parameters
         column = missing_key(statement, rows[0] if rows else ())
         if column is None:
-            return statement, multiparams, params
+            return statement, parameters
 
         def next_key(column: Any) -> int:
             return self._journal.next_key(state, column)
 
         if rows:
             keyed = [{**row, column.key: next_key(column)} for row in rows]
-            return (statement, keyed, {}) if multiparams else (statement, [], keyed[0])
+            return statement, keyed[0] if isinstance(parameters, Mapping) else keyed
         if getattr(statement, "_multi_values", None):
-            return with_keys_in_rows(statement, column, next_key), multiparams, params
-        return statement, [], {column.key: next_key(column)}
+            return with_keys_in_rows(statement, column, next_key), parameters
+        return statement, {column.key: next_key(column)}
 
     # ------------------------------------------------------------------------------------------ the barrier
 
-    def _before_cursor_execute(
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-    ) -> None:
-        state = connection.state if isinstance(connection, ReadConnection) else None
-        if state is None or state.upgrading:
-            return
-        compiled = context.compiled if context is not None else None
-        if isinstance(getattr(compiled, "statement", None), _SAVEPOINTS):
-            return
-        tables = self._analyse(compiled)
+    def before_statement(self, connection: ReadConnection, state: SessionState, context: Any) -> None:
+        """A statement is about to be sent: wait for what it must see, or make the transaction direct first."""
+        compiled = context.compiled
+        tables = self._tables.get(compiled) if compiled is not None else None
+        if tables is None:
+            if isinstance(getattr(compiled, "statement", None), _SAVEPOINTS):
+                return
+            tables = self._analyse(compiled)
         if not tables.read_only:
-            if not state.is_direct:
+            if state.direct_reason is None:
                 upgrade(state, _reason(compiled))
             state.wrote = True
-        elif state.is_direct:
+        elif state.direct_reason is not None:
             # Once it has written it holds locks, and what it would wait for may be waiting for those. Its place in the
             # order is where it became direct: all that was committed before is there.
-            if not state.wrote and not _stale(context, state):
+            if state.wrote:
+                return
+            if _stale(context, state):
+                state.read_stale = True
+            else:
                 self._barrier(connection, state, tables)
-        elif state.buffer is not None and state.buffer.touches(tables.reads):
+        elif self._reads_own_writes(state, tables.reads):
             upgrade(state, "read of its own uncommitted writes")
         elif not _stale(context, state):
             self._barrier(connection, state, tables)
+        else:
+            state.read_stale = True
 
-    def _after_cursor_execute(
-        self, connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
-    ) -> None:
-        state = connection.state if isinstance(connection, ReadConnection) else None
-        if state is None or state.upgrading or not state.wrote or connection.dialect.name == "postgresql":
+    def after_statement(self, connection: ReadConnection, state: SessionState, context: Any, result: Any) -> None:
+        """A direct transaction that has written has executed a statement."""
+        if _changes_schema(context):
+            # Also when it is committed: before that, others see the tables as they were.
+            state.changed_schema = True
+            self._journal.relations.forget()
+        if not self._gives_keys:
             return
-        compiled = context.compiled if context is not None else None
+        compiled = context.compiled
         if isinstance(compiled, SQLCompiler):
             if not compiled.isplaintext and not _inserts_selected(compiled):
                 return
         elif compiled is not None:
             return
-        if cursor.description is None:
+        if not result.returns_rows:
             # The database may have given out keys by itself; the allocator must not give them out again.
             state.upgrading = True
             try:
@@ -190,27 +274,52 @@ class ReadEngine:
             finally:
                 state.upgrading = False
 
+    def _reads_own_writes(self, state: SessionState, reads: frozenset[TableName] | None) -> bool:
+        """Whether what the transaction has flushed may show in a read of these tables."""
+        buffer = state.buffer
+        if buffer is None or not buffer.changes:
+            return False
+        return buffer.touches(reads) or buffer.touches(self._journal.sources(reads))
+
     def _barrier(self, connection: Connection, state: SessionState, tables: StatementTables) -> None:
         """Wait for what the statement must see.
 
         Where a transaction sees the snapshot of its first read, that read waits for everything: what was committed
         before it, to whatever table, is what the transaction must see.
         """
-        reads = tables.reads
+        journal, reads = self._journal, tables.reads
+        if not state.read_stale and not journal.has_backlog:
+            # What a snapshot that begins now shows is everything.
+            state.has_snapshot = True
+            return
         if not state.has_snapshot and keeps_snapshot(connection):
+            if state.read_stale:
+                # The snapshot is that of the stale read.
+                release_snapshot(state)
             state.has_snapshot = True
             reads = None
-        if self._journal.must_wait(reads):
-            release_target(state)
-            self._journal.barrier(reads)
+        if not journal.has_backlog:
+            return
+        reads = journal.sources(reads)
+        if journal.must_wait(reads):
+            wait_without_locks(state, lambda: journal.barrier(reads))
 
     def _analyse(self, compiled: Any) -> StatementTables:
         if compiled is None:
             return tables_of(None)
-        tables = self._tables.get(compiled)
-        if tables is None:
-            tables = self._tables[compiled] = tables_of(compiled)
+        tables = self._tables[compiled] = tables_of(compiled)
         return tables
+
+
+_SCHEMA_CHANGE = re.compile(r"\b(?:create|alter|drop|rename|attach|detach)\b", re.IGNORECASE)
+
+
+def _changes_schema(context: Any) -> bool:
+    """Whether SQL text, or DDL, may change which tables there are and what belongs to them."""
+    compiled = context.compiled
+    if isinstance(compiled, SQLCompiler) and not compiled.isplaintext:
+        return False
+    return _SCHEMA_CHANGE.search(context.statement) is not None
 
 
 _SAVEPOINTS = (SavepointClause, ReleaseSavepointClause, RollbackToSavepointClause)
@@ -226,7 +335,7 @@ def keeps_snapshot(connection: Connection) -> bool:
     if dialect.name == "sqlite":
         # Python's driver begins a transaction before DML only, so that each read has a snapshot of its own, unless the
         # application begins one in a "begin" listener, as SQLAlchemy's documentation describes.
-        return bool(getattr(connection.connection.dbapi_connection, "in_transaction", True))
+        return bool(getattr(connection.connection.driver_connection, "in_transaction", True))
     level = (
         connection.get_execution_options().get("isolation_level")
         or getattr(dialect, "_on_connect_isolation_level", None)
@@ -241,17 +350,30 @@ _NO_SNAPSHOT = frozenset({"READ COMMITTED", "READ UNCOMMITTED", "AUTOCOMMIT"})
 def _reason(compiled: Any) -> str:
     if compiled is None or getattr(compiled, "isplaintext", False):
         return "SQL text"
-    statement = getattr(compiled.compile_state, "statement", compiled.statement)
+    statement = without_lambda(getattr(compiled.compile_state, "statement", compiled.statement))
     if getattr(statement, "_for_update_arg", None) is not None:
         return "SELECT ... FOR UPDATE"
-    if getattr(statement, "_returning", ()):
+    if getattr(statement, "_returning", ()) or getattr(compiled.statement, "_returning", ()):
         return "RETURNING"
+    for kind, name in ((Insert, "INSERT"), (Update, "UPDATE"), (Delete, "DELETE")):
+        if isinstance(statement, kind):
+            # Of a mapped class it is an annotated subclass.
+            return f"{name} statement on the target"
+    if isinstance(statement, SelectBase):
+        return (
+            "SELECT with a function that is not known"
+            if seen_by(compiled).calls
+            else "SELECT with an inner statement that writes or locks"
+        )
+    if isinstance(statement, BaseDDLElement):
+        return "DDL"
     return f"{type(statement).__name__} statement on the target"
 
 
 def _stale(context: Any, state: SessionState) -> bool:
-    options = context.execution_options if context is not None else {}
-    choice = options.get("walsync_read") or state.session.info.get("walsync.read")
-    if choice not in (None, "stale", "fresh"):
+    choice: Any = context.execution_options.get("walsync_read") or state.session.info.get("walsync.read")
+    if choice is None:
+        return False
+    if choice not in ("stale", "fresh"):
         raise UsageError(f"walsync_read must be 'fresh' or 'stale', not {choice!r}")
-    return choice == "stale"
+    return bool(choice == "stale")

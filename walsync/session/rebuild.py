@@ -1,9 +1,12 @@
 """Looks through the entries that a log held when it was opened, for the tables that they write.
 
+Entries that are appended bear the tables that they write as marks, which all processes see (`LogControl.last_marked`).
+Of those that are found when a log is opened the marks are gone; so the process that opens it, before others join, looks
+them up. Until it has, every read, in every process, waits for all of them: never wrong, only slower.
+
 A few thousand take no time and are looked at while the journal is attached, so that it starts with everything known. A
 large backlog takes seconds for each million, and the target must not wait for that: what is not done within
-`patience_s` goes on in a thread of its own, beside the applying. Until the end, `PendingTables` lets every read wait
-for all of those entries.
+`patience_s` goes on in a thread of its own, beside the applying.
 
 The thread ends when it has seen them all, when they are applied (what is applied need not be known), or when it is
 told to. It is in no hurry: after each few entries it lets others have the interpreter.
@@ -20,10 +23,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from walsync.changes import TableName
 from walsync.changes.codec import decode_tables
 from walsync.exceptions import EntryNotFoundError, LogClosedError, WalsyncError
-from walsync.session.pending import PendingTables
+from walsync.journal import renew_in_child
+from walsync.journal.marks import marks_of
 from walsync.wal import EntryId, WriteAheadLog
 
 __all__ = ["TableIndexer"]
@@ -41,25 +44,23 @@ _STOP_TIMEOUT_S: Final = 10.0
 
 
 class TableIndexer:
-    """Fills `pending` from what `log` holds now. `applied` tells the last entry that is in the target. Used once."""
+    """Marks what `log` held when it was recovered. `applied` tells the last entry that is in the target. Used once."""
 
-    def __init__(
-        self,
-        log: WriteAheadLog,
-        pending: PendingTables,
-        applied: Callable[[], EntryId],
-        *,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
+    def __init__(self, log: WriteAheadLog, applied: Callable[[], EntryId], *, patience_s: float = PATIENCE_S) -> None:
         self._log = log
-        self._pending = pending
         self._applied = applied
         self._patience_s = patience_s
-        self._through = log.last_id
+        self._through = log.control.unmarked_through
         self._after = log.checkpointed_id
-        self._found: dict[TableName, EntryId] = {}
+        self._found: dict[str, EntryId] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        renew_in_child(self)
+
+    def forget_parent(self) -> None:
+        """Called in a forked child: it is the parent that looks."""
+        self._stop = threading.Event()
+        self._thread = None
 
     @property
     def is_done(self) -> bool:
@@ -68,9 +69,8 @@ class TableIndexer:
 
     def start(self) -> None:
         """Looks for `patience_s`, and goes on in a thread if that was not enough. Raises what reading raises."""
-        if self._after >= self._through:
+        if not self._log.recovered_here or not self._through:
             return
-        self._pending.begin_unknown(self._through)
         deadline = time.monotonic() + self._patience_s
         if self._look(lambda: time.monotonic() >= deadline):
             return
@@ -113,7 +113,7 @@ class TableIndexer:
                 continue
             if interrupted():
                 return False
-        self._pending.end_unknown(self._found)
+        self._log.control.note_marks(self._found)
         return True
 
     def _look_at_slice(self) -> bool:
@@ -121,7 +121,7 @@ class TableIndexer:
         found = self._found
         for seen, entry in enumerate(self._log.entries(self._after, self._through), 1):
             for table in decode_tables(entry.id, entry.chunks()):
-                found[table] = entry.id
+                found.update(dict.fromkeys(marks_of((table,)), entry.id))
             self._after = entry.id
             if seen == _SLICE_ENTRIES:
                 return True

@@ -14,25 +14,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from weakref import WeakSet
 
-from sqlalchemy import Table, event
+from sqlalchemy import Table, event, inspect
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.sql.dml import Insert, Update, UpdateBase
+from sqlalchemy.sql.selectable import SelectBase
 
+from walsync.checkpoint.transaction import APPLYING
 from walsync.exceptions import AttachError, UsageError
 from walsync.journal import table_name
-from walsync.journal.plan import missing_key
-from walsync.session.state import SessionState, state_of
+from walsync.journal.plan import generated_key, missing_key
+from walsync.session.state import NOT_JOURNALED, SessionState, binds_of, state_of
 from walsync.session.upgrade import upgrade
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
 
-__all__ = ["SessionHooks", "direct"]
+__all__ = ["TWO_PHASE", "SessionHooks", "direct"]
 
 MODE: Final = "walsync.mode"
+
+OWN_CONNECTION: Final = "bound to a connection"
+ANOTHER_ENGINE: Final = "writes to another engine as well"
+TWO_PHASE: Final = (
+    "two-phase sessions cannot be attached: their transactions have more than one commit point. Give the transactions "
+    "that need two-phase commit a sessionmaker of their own, which is not attached"
+)
+
+
+class _HasInfo(Protocol):
+    @property
+    def info(self) -> dict[Any, Any]: ...
+
+
+_S = TypeVar("_S", bound=_HasInfo)
 
 _METHODS: Final = ("get_bind", "execute")
 
@@ -48,46 +67,68 @@ class SessionHooks:
         self._execute: Callable[..., Any] = session_class.execute
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
         self._key_attributes: dict[Mapper[Any], tuple[str, Any] | None] = {}
+        self._written: WeakSet[Any] = WeakSet()  # transactions of joined connections that hold locks
 
     def install(self, listen_to: Any) -> None:
         """Put them on; `listen_to` is the class, or the single session, whose events are meant."""
         hooks = self
 
-        target, journal_engine, own_bind = self._journal.target, self._journal.session_engine, self._get_bind
-        everything = self._journal.scope.is_everything
+        journal, own_bind, own_execute = self._journal, self._get_bind, self._execute
+        target, journal_engine, read_engine = journal.target, journal.session_engine, journal.read_engine
+        everything = journal.scope.is_everything
 
         def get_bind(session: Session, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Any:
+            if APPLYING in session.info:
+                # The checkpointer's, which works on the checkpointer's engine, whatever its class would look up.
+                return session.bind if bind is None else bind
             bound = own_bind(session, mapper, clause=clause, bind=bind, **kw)
             if bound is not target:
-                # A bind that was asked for by name, or a session that was made with another one.
-                return bound
+                return hooks.elsewhere(session, clause, bound)
             state = session.__dict__.get("_walsync_state")
             if (
-                clause is None
-                and state is not None
+                state is not None
                 and state.direct_reason is None
-                and session._flushing
-                and everything
+                and state.journal is journal
+                and not state.wrote_elsewhere
                 and MODE not in session.info
                 and not session.twophase
             ):
-                # The path of every flush; the general one below comes to the same answer.
-                return journal_engine
+                # The paths of every flush and of every read; the general one below comes to the same answers.
+                if clause is not None:
+                    if not isinstance(clause, UpdateBase):
+                        return read_engine
+                elif session._flushing:
+                    if everything:
+                        return journal_engine
+                elif not state.routing_dml:
+                    return read_engine
             return hooks.get_bind(session, mapper, clause)
 
         def execute(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
+            if not isinstance(statement, UpdateBase):
+                state = session.__dict__.get("_walsync_state")
+                if state is None or not state.routing_dml:
+                    return own_execute(session, statement, params, **kw)
             return hooks.execute(session, statement, params, kw)
 
+        get_bind.walsync = True  # type: ignore[attr-defined]
         for method in (get_bind, execute):
             setattr(self._class, method.__name__, method)
-        for name, listener in (
-            ("after_begin", self._after_begin),
-            ("before_flush", self._before_flush),
-            ("after_transaction_end", self._after_transaction_end),
-            ("before_commit", self._before_commit),
+        # Those that begin and end what is known of a transaction come before the application's own listeners: a
+        # statement in one of these is seen to like any other, and their exceptions leave nothing half done here.
+        for name, listener, first in (
+            ("after_begin", self._after_begin, True),
+            ("before_flush", self._before_flush, False),
+            ("after_transaction_end", self._after_transaction_end, True),
+            ("before_commit", self._before_commit, False),
         ):
-            event.listen(listen_to, name, listener)
+            event.listen(listen_to, name, listener, insert=first)
             self._listeners.append((listen_to, name, listener))
+
+    @staticmethod
+    def are_on(session_class: type[Session]) -> bool:
+        """Whether some journal's hooks are on this class, or on one that it is derived from."""
+        return hasattr(session_class.get_bind, "walsync")
 
     def remove(self) -> None:
         """Take them off: the class behaves as it did before `install()`."""
@@ -106,7 +147,7 @@ class SessionHooks:
         """The Engine for a session that is bound to the target."""
         journal = self._journal
         if session.twophase:
-            raise AttachError("a two-phase session cannot be attached: its transaction has more than one commit point")
+            raise AttachError(TWO_PHASE)
         state = state_of(session, journal)
         if state.direct_reason is None and self._journal_takes(state, mapper, clause):
             return journal.session_engine
@@ -119,13 +160,86 @@ class SessionHooks:
             upgrade(state, "asked for")
             return False
         if isinstance(clause, UpdateBase):
-            return self._records(clause)
+            return self._records(clause) and not self._has_two_commit_points(state)
         # With a statement it is a read, also in the middle of a flush: relationships are loaded there.
         if clause is None and (session._flushing or state.routing_dml):
-            if mapper is None or self._journal.scope.has_mapper(mapper):
-                return True
-            upgrade(state, "class that is not journaled")
+            if mapper is None or not self._writes_others(session, mapper):
+                return not self._has_two_commit_points(state)
+            upgrade(state, NOT_JOURNALED)
         return False
+
+    def _has_two_commit_points(self, state: SessionState) -> bool:
+        """Whether the transaction has written to another engine: what it writes to the target is direct then."""
+        if state.wrote_elsewhere:
+            upgrade(state, ANOTHER_ENGINE)
+        return state.wrote_elsewhere
+
+    def elsewhere(self, session: Session, clause: Any, bound: Any) -> Any:
+        """The Engine or Connection for what is bound to something else than the target's Engine itself.
+
+        A connection to the target that the application gives, or an engine that shares the target's pool, is worked on
+        as it is: the transaction is a direct one, see `_join`. Anything else is another database, or none that the
+        journal knows of, and is left alone; a transaction that writes there has a commit point there.
+        """
+        journal = self._journal
+        if bound is journal.session_engine or bound is journal.read_engine:
+            return bound
+        state = state_of(session, journal)
+        is_read = isinstance(clause, SelectBase)
+        if self._is_of_target(bound):
+            if state.has_changes:
+                upgrade(state, OWN_CONNECTION)
+            state.joined_writes = session._flushing or state.routing_dml or not (clause is None or is_read)
+            if state.joined is not None:
+                self._wait_joined(state)
+        elif not is_read and (session._flushing or clause is not None or state.has_changes):
+            state.wrote_elsewhere = True
+            if state.has_changes:
+                upgrade(state, ANOTHER_ENGINE)
+        return bound
+
+    def _is_of_target(self, bound: Any) -> bool:
+        return bound.engine.pool is self._journal.target.pool
+
+    def _join(self, state: SessionState, connection: Connection) -> None:
+        """The session works on a connection that it was given, or that has options of its own: without the log.
+
+        What is committed must be there when it reads: the backlog is waited for.
+        """
+        state.joined = connection
+        if state.direct_reason is None:
+            state.direct_reason = OWN_CONNECTION
+            self._journal.note_direct(OWN_CONNECTION)
+        self._wait_joined(state)
+
+    def _wait_joined(self, state: SessionState) -> None:
+        """Unless the transaction has written: it holds locks, and what it would wait for may be waiting for those.
+
+        The transaction of the connection, that is: it may go on over several of the session's.
+        """
+        assert state.joined is not None
+        transaction = state.joined.get_transaction()
+        if transaction not in self._written and self._journal.must_wait(None):
+            self._journal.barrier(None)
+        if state.joined_writes and transaction is not None:
+            self._written.add(transaction)
+
+    def _writes_others(self, session: Session, mapper: Any) -> bool:
+        """Whether something that is not journaled is about to be written for this class, or for one derived from it.
+
+        As far as one can tell. What slips through is seen when it arrives in the journal; then the transaction becomes
+        direct as well, but what the target says to it cannot be undone by a savepoint alone.
+        """
+        scope = self._journal.scope
+        if scope.is_everything:
+            return False
+        if not scope.has_mapper(mapper):
+            return True
+        if not session._flushing or scope.has_hierarchy(mapper):
+            return False
+        base = inspect(mapper).base_mapper
+        touched = chain(session._new, session._dirty_states, session._deleted)
+        return any(state.mapper.base_mapper is base and not scope.has_mapper(state.mapper) for state in touched)
 
     def _records(self, statement: UpdateBase) -> bool:
         """Whether a DML construct can go to the journal as far as one can tell without compiling it."""
@@ -158,7 +272,15 @@ class SessionHooks:
         state = state_of(session, self._journal)
         counted = isinstance(statement, Update) and isinstance(params, (list, tuple)) and not statement._where_criteria
         with _routing(state, dml=self._records(statement), counted=counted):
-            return self._execute(session, statement, params, **kw)
+            result = self._execute(session, statement, params, **kw)
+        if isinstance(statement, Insert) and state.joined is not None:
+            self._note_key(state.joined)
+        return result
+
+    def _note_key(self, connection: Connection) -> None:
+        """The database may have given out keys; the allocator must not give them out again."""
+        if self._journal.target.dialect.name != "postgresql":
+            self._journal.keys.note_target(connection)
 
     # --------------------------------------------------------------------------------------------- events
 
@@ -170,14 +292,21 @@ class SessionHooks:
             if not transaction.nested:
                 state.buffer = journal.buffer_of(connection)
                 state.buffer.owner = state
-        elif engine is journal.read_engine:
+        elif APPLYING in session.info:
+            return
+        elif engine is journal.read_engine and not _is_given(transaction, connection):
             journal.reads.enroll(connection, state_of(session, journal), nested=transaction.nested)
+        elif self._is_of_target(connection):
+            self._join(state_of(session, journal), connection)
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction._parent is None:
             state = session.__dict__.get("_walsync_state")
             if state is not None:
+                cancelled = state.cancelled
                 state.reset()
+                if cancelled is not None:
+                    raise cancelled
 
     def _before_commit(self, session: Session) -> None:
         state = session.__dict__.get("_walsync_state")
@@ -188,25 +317,51 @@ class SessionHooks:
 
     def _before_flush(self, session: Session, flush_context: Any, instances: Any) -> None:
         """Give new objects their keys, so that the unit of work can insert them together."""
-        if not session._new:
+        if not session._new or APPLYING in session.info:
             return
-        if self._get_bind(session) is not self._journal.target:
-            return
+        binds: dict[Any, Any] | None = None
+        bound = None
+        if self._get_bind is not Session.get_bind or binds_of(session):
+            binds = {}  # each mapper may have its own
+        else:
+            bound = self._get_bind(session)
+            if bound is not self._journal.target and not self._is_of_target(bound):
+                return
         state = state_of(session, self._journal)
         new = list(session._new)
         if len(new) > 1:
             new.sort(key=_insert_order)
         scope = self._journal.scope
+        is_direct = state.is_direct or _mode(session) == "direct"
         for obj_state in new:
             mapper = obj_state.mapper
             found = self._key_attribute(mapper)
             if found is None or not scope.has_mapper(mapper):
                 continue
             attribute, column = found
+            if binds is not None:
+                if mapper not in binds:
+                    binds[mapper] = self._get_bind(session, mapper)
+                bound = binds[mapper]
+                if bound is not self._journal.target and not self._is_of_target(bound):
+                    continue
+            if is_direct and column.identity is not None and column.identity.always:
+                continue  # it takes no key but its own, and gives it out itself
             values = obj_state.dict
             if values.get(attribute) is None:
                 # As SQLAlchemy does with a key that the database made, but before the INSERT.
-                values[attribute] = self._journal.next_key(state, column)
+                values[attribute] = self._next_key(state, column, bound)
+
+    def _next_key(self, state: SessionState, column: Any, bound: Any) -> int:
+        journal = self._journal
+        if bound is journal.target:
+            return journal.next_key(state, column)
+        key = journal.keys.reserved_key(column)
+        if key is None:
+            # In the transaction of that connection: if it is rolled back, so is the reservation, and the row.
+            connection = state.session.connection(bind_arguments={"bind": bound})
+            key = journal.keys.next_key_on(connection, column)
+        return key
 
     def _key_attribute(self, mapper: Mapper[Any]) -> tuple[str, Any] | None:
         """The attribute and column of a mapper's autoincrement key, if the database would make it."""
@@ -215,13 +370,22 @@ class SessionHooks:
         except KeyError:
             pass
         found: tuple[str, Any] | None = None
-        table = mapper.base_mapper.local_table
+        root = mapper
+        while root.inherits is not None and not root.concrete:
+            root = root.inherits
+        table = root.local_table
         if isinstance(table, Table):
-            column = table.autoincrement_column
+            column = generated_key(table)
             if column is not None and (column.default is None or column.default.is_sequence):
                 found = (mapper.get_property_by_column(column).key, column)
         self._key_attributes[mapper] = found
         return found
+
+
+def _is_given(transaction: SessionTransaction, connection: Connection) -> bool:
+    """Whether the session did not open this connection itself, but was bound to it."""
+    entry: Any = transaction._connections[connection]
+    return not entry[3]
 
 
 def _insert_order(state: Any) -> int:
@@ -247,8 +411,11 @@ def _mode(session: Session) -> str | None:
 
 
 @contextmanager
-def direct(session: Session) -> Iterator[Session]:
+def direct(session: _S) -> Iterator[_S]:
     """Run what is inside of the block directly on the target, in the session's transaction.
+
+    `session` is a `Session`, a `scoped_session` or an `AsyncSession`.
+
 
     A transaction that has begun becomes direct at its next statement, with what it has flushed so far; one that ends
     inside of the block is followed by direct ones until the block ends. A transaction that is direct stays so until it

@@ -9,7 +9,8 @@ from sqlalchemy import Table, inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper
 
-from walsync.changes import TableName
+from walsync.changes import RowChanges, TableName
+from walsync.changes.model import Change
 from walsync.exceptions import AttachError
 from walsync.journal import table_name
 
@@ -31,6 +32,15 @@ class Scope:
 
     def has_tables(self, names: Iterable[TableName]) -> bool:
         return self.is_everything or all(self.has_table(name) for name in names)
+
+    def has_change(self, change: Change) -> bool:
+        """Whether the table is journaled that this change was made for."""
+        return self.has_table(change.table if isinstance(change, RowChanges) else change.tables[0])
+
+    def has_hierarchy(self, mapper: Any) -> bool:
+        """Whether all classes are journaled that a flush may write with this one: it names the base of them only."""
+        base: Mapper[Any] = inspect(mapper).base_mapper
+        return all(self.has_mapper(each) for each in base.self_and_descendants)
 
     def has_mapper(self, mapper: Any) -> bool:
         """`mapper` is a Mapper or a mapped class."""

@@ -6,9 +6,12 @@ outermost transaction ends.
 
 from __future__ import annotations
 
+import asyncio
 import weakref
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
 from walsync.journal import TransactionBuffer
@@ -17,9 +20,12 @@ from walsync.wal import EntryId
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
 
-__all__ = ["SessionState", "state_of"]
+__all__ = ["NOT_JOURNALED", "SessionState", "binds_of", "state_of"]
 
 _ATTRIBUTE: Final = "_walsync_state"
+
+NOT_JOURNALED: Final = "class that is not journaled"
+"""Why a transaction becomes direct that writes what is not in `include`, or in `exclude`."""
 
 
 class SessionState:
@@ -27,25 +33,36 @@ class SessionState:
 
     `direct_reason`: why the current transaction runs directly on the target; None while it is buffered.
     `wrote`: a direct transaction has written, or may have. `has_snapshot`: the target shows the transaction what its
-    first read saw. `failed`: why the transaction can only be rolled back.
+    first read saw. `read_stale`: it may show what a stale read saw, which came before. `changed_schema`: SQL text that
+    changes tables was executed. `failed`: why the transaction can only be rolled back.
     `routing_dml`: a DML statement is being executed that goes to the journal, also where SQLAlchemy asks for a
     connection without naming the statement. `counted_dml`: one whose rows must all be found.
-    `upgrading`: the buffered changes are being executed on the target at this moment.
+    `upgrading`: the buffered changes are being executed on the target at this moment. `cancelled`: an asynchronous
+    session's task was cancelled when the outcome of the transaction was decided, or being decided; raised at its end.
+    `joined`: a connection to the target that the session was given, and works on without the log; `joined_writes`: what
+    it asks the connection for at this moment is no read. `wrote_elsewhere`: the transaction has written to an engine
+    that is not the target.
     """
 
     __slots__ = (
         "__weakref__",
         "_session",
         "buffer",
+        "cancelled",
+        "changed_schema",
         "counted_dml",
         "direct_reason",
         "failed",
         "has_snapshot",
+        "joined",
+        "joined_writes",
         "journal",
         "last_entry_id",
+        "read_stale",
         "routing_dml",
         "upgrading",
         "wrote",
+        "wrote_elsewhere",
     )
 
     def __init__(self, session: Session, journal: Journal) -> None:
@@ -56,10 +73,16 @@ class SessionState:
         self.direct_reason: str | None = None
         self.wrote = False
         self.has_snapshot = False
+        self.read_stale = False
+        self.changed_schema = False
         self.failed: BaseException | None = None
         self.routing_dml = False
         self.counted_dml = False
         self.upgrading = False
+        self.cancelled: asyncio.CancelledError | None = None
+        self.joined: Connection | None = None
+        self.joined_writes = False
+        self.wrote_elsewhere = False
 
     @property
     def session(self) -> Session:
@@ -81,6 +104,10 @@ class SessionState:
         """The unit of work, and bulk updates by primary key, expect every row that they name to be there."""
         return self.counted_dml or self.session._flushing
 
+    def next_key(self, column: Any) -> int:
+        """The next reserved key of a column; see `Journal.next_key`."""
+        return self.journal.next_key(self, column)
+
     def changes_added(self) -> None:
         """Called by the journal after each execution on it."""
         if self.direct_reason is not None:
@@ -88,6 +115,13 @@ class SessionState:
             from walsync.session.upgrade import forward
 
             forward(self)
+            return
+        scope = self.journal.scope
+        if not scope.is_everything and self.buffer is not None and not scope.has_change(self.buffer.changes[-1]):
+            # Nobody could tell before: rows of an association, of a bulk insert, of an orphan.
+            from walsync.session.upgrade import upgrade
+
+            upgrade(self, NOT_JOURNALED)
 
     def reset(self) -> None:
         """The outermost transaction has ended."""
@@ -95,7 +129,12 @@ class SessionState:
         self.direct_reason = None
         self.wrote = False
         self.has_snapshot = False
+        self.read_stale = False
+        self.changed_schema = False
         self.failed = None
+        self.cancelled = None
+        self.joined = None
+        self.wrote_elsewhere = False
 
 
 def state_of(session: Session, journal: Journal) -> SessionState:
@@ -105,3 +144,11 @@ def state_of(session: Session, journal: Journal) -> SessionState:
         state = session.__dict__[_ATTRIBUTE] = SessionState(session, journal)
     assert isinstance(state, SessionState)
     return state
+
+
+def binds_of(session: Session) -> Mapping[Any, Any]:
+    """The `binds` of a session: classes and tables, and the engines that they are bound to."""
+    binds: Any = getattr(session, "binds", None)  # since SQLAlchemy 2.1
+    if binds is None:
+        binds = session._Session__binds  # type: ignore[attr-defined]
+    return cast("Mapping[Any, Any]", binds)

@@ -23,14 +23,17 @@ class JournalStats:
     ``"not catching up"``: they are not, or nothing is applied at all. `catch_up_s`: seconds until nothing waits, if
     things go on as they did lately; None unless it is catching up.
     `commits_per_s`, `applied_per_s`: entries a second, of the last 10 seconds (since `attach()` if that is less).
-    `state`: the checkpointer's ("running", "paused", "retrying", "blocked", "halted", "stopped", "failed").
+    `state`: this process's checkpointer's ("running", "standby", "external", "paused", "retrying", "blocked", "halted",
+    "stopped", "failed"); see `CheckpointState`. `applier`: who applies, in words: this process or another one, since
+    when, and how it goes there. The ids, the backlog and what follows are those of the log, whoever writes and applies.
     `state_since`: when that began, in seconds since the epoch.
     `last_error`: the message of the failure that lasts, None when all is well. `failures`: failed tries in a row, 0
     when all is well. `next_retry_s`: seconds until the next try, None when none is due. `rejected_entry_id`: the entry
     that holds the others up, where one does and it is known.
     `replay_pending`: entries that were in the log when it was opened are not all applied yet.
     `quarantined_entries`: entries in the quarantine, as far as the checkpointer has looked.
-    `buffered_transactions`, `direct_transactions`: how many were committed in each way since `attach()`.
+    `buffered_transactions`, `direct_transactions`: how many were committed in each way by this process since
+    `attach()`.
     `direct_reasons`: why transactions became direct, with their number.
     """
 
@@ -51,6 +54,7 @@ class JournalStats:
     rejected_entry_id: int | None
     replay_pending: bool
     quarantined_entries: int
+    applier: str
     buffered_transactions: int
     direct_transactions: int
     direct_reasons: Mapping[str, int]
@@ -63,6 +67,6 @@ def estimate(
     if backlog_entries <= 0:
         return "nothing waits", None
     gained_per_s = applied_per_s - commits_per_s
-    if state != "running" or gained_per_s <= 0:
+    if state not in ("running", "standby", "external") or gained_per_s <= 0:
         return "not catching up", None
     return "catching up", backlog_entries / gained_per_s

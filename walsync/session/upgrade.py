@@ -9,6 +9,7 @@ it executed outside of it, so that rolling back to one takes back what it should
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -21,7 +22,16 @@ from walsync.checkpoint.apply import apply_changes
 from walsync.exceptions import EntryRejectedError
 from walsync.session.state import SessionState
 
-__all__ = ["begin_anew", "forward", "release_target", "upgrade"]
+__all__ = [
+    "begin_anew",
+    "begin_for_savepoint",
+    "forward",
+    "release_snapshot",
+    "release_target",
+    "upgrade",
+    "wait_without_locks",
+    "withdraw_commit",
+]
 
 
 def upgrade(state: SessionState, reason: str) -> None:
@@ -34,7 +44,9 @@ def upgrade(state: SessionState, reason: str) -> None:
     if state.is_direct:
         return
     journal = state.journal
-    journal.barrier(None)
+    if journal.has_backlog:
+        release_target(state)
+        journal.barrier(None)
     levels = _levels(state.session)
     parts = _parts(state, levels)
     if state.buffer is not None:
@@ -54,12 +66,59 @@ def release_target(state: SessionState) -> None:
     Without SQLite's WAL mode a reader in a transaction keeps every writer from committing, also the checkpointer that
     it is about to wait for. The next read begins a transaction again. Other targets' readers block nobody.
     """
-    journal = state.journal
-    if state.is_direct or journal.target.dialect.name != "sqlite":
-        return
-    enrolled = [level for level in _levels(state.session) if journal.read_engine in level._connections]
+    if not state.is_direct and state.journal.target.dialect.name == "sqlite":
+        release_snapshot(state)
+
+
+def release_snapshot(state: SessionState) -> None:
+    """End what the session's transaction has read on the target so far, and begin there anew. It has written nothing
+    there."""
+    engine = state.journal.read_engine
+    enrolled = [level for level in _levels(state.session) if engine in level._connections]
     if enrolled:
         _apply(state, [(level, []) for level in enrolled], anew=True)
+
+
+def wait_without_locks(state: SessionState, wait: Callable[[], None]) -> None:
+    """Call `wait` while the session's transaction, which has written nothing on the target, holds nothing there.
+
+    On SQLite a direct one may hold the lock of the one writer, and what it waits for is to be written.
+    """
+    engine = state.journal.read_engine
+    levels = [level for level in _levels(state.session) if engine in level._connections]
+    if not state.is_direct or not levels or engine.dialect.name != "sqlite":
+        release_target(state)
+        wait()
+        return
+    enrolled: Any = levels[0]._connections[engine]
+    connection: Connection = enrolled[0]
+    pooled: Any = connection.connection
+    had_begun = getattr(pooled.driver_connection, "in_transaction", False)
+    pooled.rollback()
+    try:
+        wait()
+    finally:
+        if had_begun:
+            state.upgrading = True
+            try:
+                begin_anew(connection, writes=True, direct=True)
+            finally:
+                state.upgrading = False
+        _apply(state, [(level, []) for level in levels if level.nested], anew=True)
+
+
+def withdraw_commit(state: SessionState) -> None:
+    """The append has failed, and the session will roll back: also what it has read through, which may be ended already.
+
+    A session commits its connections in no order. SQLAlchemy warns of a transaction that is rolled back after its
+    commit; of this one nothing was committed.
+    """
+    for level in _levels(state.session):
+        enrolled: Any = level._connections.get(state.journal.read_engine)
+        if enrolled is not None:
+            connection, transaction = enrolled[0], enrolled[1]
+            if not transaction.is_active and connection._transaction is None:
+                connection._transaction = transaction
 
 
 def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change]]], *, anew: bool = False) -> None:
@@ -78,6 +137,7 @@ def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change
             else:
                 connection, transaction = enrolled[0], enrolled[1]
                 if level.nested:
+                    begin_for_savepoint(connection, state)
                     connection.dialect.do_savepoint(connection, transaction._savepoint)
                 else:
                     begin_anew(connection, writes=state.wrote, direct=state.is_direct)
@@ -100,10 +160,23 @@ def begin_anew(connection: Connection, *, writes: bool, direct: bool) -> None:
     checkpointer or the reserving of keys wrote in between.
     """
     pooled: Any = connection.connection
-    had_begun = getattr(pooled.dbapi_connection, "in_transaction", False)
+    had_begun = getattr(pooled.driver_connection, "in_transaction", False)
     pooled.rollback()
     if connection.dialect.name == "sqlite" and (writes or had_begun):
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes or direct else "BEGIN")
+
+
+def begin_for_savepoint(connection: Connection, state: SessionState) -> None:
+    """Before a savepoint of a direct transaction is opened on this connection.
+
+    Python's SQLite driver begins no transaction before SAVEPOINT, and of a savepoint outside of one the RELEASE is a
+    COMMIT: what is released and then rolled back with its transaction would stay.
+    """
+    if not state.is_direct or connection.dialect.name != "sqlite":
+        return
+    pooled: Any = connection.connection
+    if getattr(pooled.driver_connection, "in_transaction", True) is False:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def forward(state: SessionState) -> None:

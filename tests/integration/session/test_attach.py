@@ -167,10 +167,22 @@ def test_a_transaction_left_open_by_close_raises_when_it_commits(engine: Engine,
     assert count(engine) == 0
 
 
-def test_a_second_log_object_on_the_directory_is_refused(engine: Engine, tmp_path: Path) -> None:
-    with walsync.attach(sessionmaker(engine), tmp_path / "log"):
+def test_a_second_journal_on_a_directory_that_is_not_shared_is_refused(engine: Engine, tmp_path: Path) -> None:
+    alone = walsync.LogConfig(shared=False)
+    with walsync.attach(sessionmaker(engine), tmp_path / "log", log=alone):
         with pytest.raises(walsync.LogLockedError, match="log"):
             walsync.attach(sessionmaker(engine), tmp_path / "log")
+
+
+def test_two_journals_of_one_process_share_a_log(engine: Engine, tmp_path: Path) -> None:
+    one, other = sessionmaker(engine), sessionmaker(engine)
+    with walsync.attach(one, tmp_path / "log") as first, walsync.attach(other, tmp_path / "log") as second:
+        assert (first.stats().state, second.stats().state) == ("running", "standby")
+        with one() as session:
+            session.add(Author(name="Ada"))
+            session.commit()
+        with other() as session:
+            assert session.scalars(select(Author.name)).all() == ["Ada"]
 
 
 @pytest.mark.parametrize("wrong", ["engine", "text", "object", "Session", "unbound", "binds", "twophase", "connection"])
@@ -182,7 +194,7 @@ def test_what_cannot_be_attached_raises_and_nothing_is_opened(engine: Engine, tm
         "object": object(),
         "Session": Session,
         "unbound": sessionmaker(),
-        "binds": sessionmaker(engine, binds={Author: engine}),
+        "binds": sessionmaker(engine, binds={Author: create_engine("sqlite://")}),
         "twophase": sessionmaker(engine, twophase=True),
         "connection": sessionmaker(connection),
     }[wrong]
@@ -192,16 +204,45 @@ def test_what_cannot_be_attached_raises_and_nothing_is_opened(engine: Engine, tm
     assert not (tmp_path / "log").exists()
 
 
-def test_asynchronous_sessions_are_refused_with_a_clear_error(engine: Engine, tmp_path: Path) -> None:
-    pytest.importorskip("greenlet", reason="asyncio sessions need it: pip install 'sqlalchemy[asyncio]'")
-    asyncio = pytest.importorskip("sqlalchemy.ext.asyncio")
-    with pytest.raises(walsync.AttachError, match="asynchronous"):
-        walsync.attach(asyncio.async_sessionmaker(), tmp_path / "log")
+def test_sessions_that_are_attached_are_not_attached_again(engine: Engine, tmp_path: Path) -> None:
+    """Each journal would take the other's engine for a strange one."""
+    factory = sessionmaker(engine)
+    with walsync.attach(factory, tmp_path / "log") as journal:
+        for again in (factory, scoped_session(factory), factory()):
+            with pytest.raises(walsync.AttachError, match="attached already"):
+                walsync.attach(again, tmp_path / "second", target=engine)
+        assert not (tmp_path / "second").exists()
+        commit_one(factory())
+        assert journal.stats().buffered_transactions == 1
 
 
 def test_another_target_than_the_bind_is_refused(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(walsync.AttachError, match="target="):
         walsync.attach(sessionmaker(engine), tmp_path / "log", target=create_engine("sqlite://"))
+
+
+def test_a_target_that_is_none_of_the_engines_is_refused(engine: Engine, tmp_path: Path) -> None:
+    factory = sessionmaker(binds={Author: engine})
+    with pytest.raises(walsync.AttachError, match="target="):
+        walsync.attach(factory, tmp_path / "log", target=create_engine("sqlite://"))
+
+
+def test_binds_to_one_engine_need_no_target_and_no_bind(engine: Engine, tmp_path: Path) -> None:
+    factory: sessionmaker[Session] = sessionmaker(binds={Base: engine})
+    with walsync.attach(factory, tmp_path / "log") as journal:
+        commit_one(factory())
+        assert journal.stats().buffered_transactions == 1
+        assert factory.kw["bind"] is None
+    assert count(engine) == 1
+
+
+def test_a_single_session_with_binds(engine: Engine, tmp_path: Path) -> None:
+    session = Session(binds={Base: engine}, expire_on_commit=False)
+    with walsync.attach(session, tmp_path / "log") as journal:
+        commit_one(session)
+        assert journal.stats().buffered_transactions == 1
+        assert session.bind is None
+    assert count(engine) == 1
 
 
 def test_include_takes_only_mapped_classes_and_tables(engine: Engine, tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, event, func, insert, select, text, update
+from sqlalchemy import Engine, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -15,6 +14,7 @@ import walsync
 from tests.integration.session import models
 from tests.integration.session.conftest import Attach
 from tests.integration.session.models import Audit, Author, Book, Tag, book_tag
+from tests.support.databases import make_transactions_real
 
 Factory = sessionmaker[Session]
 
@@ -225,6 +225,49 @@ def test_a_savepoint_after_an_upgrade(journal: walsync.Journal, factory: Factory
     assert names(factory) == ["a", "c"]
 
 
+def test_an_upgrade_does_not_wait_for_what_its_own_reads_hold_up(attach: Attach, factory: Factory) -> None:
+    """On SQLite with its usual journal, who has read in a transaction keeps every writer from committing."""
+    journal = attach(
+        checkpoint=walsync.CheckpointConfig(paused=True), session=walsync.SessionConfig(read_timeout_s=10.0)
+    )
+    with factory() as session:
+        session.add(Author(name="Ada"))
+        session.commit()
+    with factory() as session:
+        # In a savepoint: Python's driver begins no transaction for a read alone.
+        session.begin_nested()
+        session.execute(select(Tag), execution_options={"walsync_read": "stale"}).all()
+        session.add(Author(name="Eve"))
+        session.flush()
+        journal.resume()
+        assert session.scalar(select(func.count()).select_from(Author)) == 2
+        session.commit()
+    assert names(factory) == ["Ada", "Eve"]
+
+
+@pytest.mark.parametrize("first", ["buffered", "read", "direct", "asked for"])
+def test_a_savepoint_that_is_released_is_rolled_back_with_its_transaction(
+    journal: walsync.Journal, factory: Factory, first: str
+) -> None:
+    """Also where it is the first that the transaction does on the target: SQLite's RELEASE may be a COMMIT."""
+    with factory() as session:
+        if first == "read":
+            session.scalars(select(Tag)).all()
+        elif first == "direct":
+            session.execute(text("SELECT 1"))
+        savepoint = session.begin_nested()
+        session.add(Author(name="Ada"))
+        session.flush()
+        if first == "asked for":
+            with walsync.direct(session):
+                session.scalars(select(Tag)).all()
+        assert session.scalars(select(Author.name)).all() == ["Ada"]
+        session.add(Author(name="Eve"))
+        savepoint.commit()
+        session.rollback()
+    assert names(factory) == []
+
+
 def test_savepoints_of_a_buffered_transaction_stay_in_the_log(journal: walsync.Journal, factory: Factory) -> None:
     with factory() as session:
         session.add(Author(name="a"))
@@ -354,18 +397,38 @@ def test_keys_that_the_database_would_make_do_not_collide_with_reserved_ones(
 def recipe(sqlite_url: str) -> Iterator[Engine]:
     """SQLite with real transactions: the listeners that SQLAlchemy's documentation recommends, in WAL mode or not."""
     engine = create_engine(sqlite_url)
-
-    @event.listens_for(engine, "connect")
-    def connect(connection: Any, record: Any) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
-
+    make_transactions_real(engine)
     models.create(engine)
     yield engine
     engine.dispose()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_direct_transaction_does_not_wait_with_the_lock_of_the_writer(
+    recipe: Engine, tmp_path: Path, nested: bool
+) -> None:
+    """It has not written yet, and reads what others have committed since it began."""
+    own: Factory = sessionmaker(recipe)
+    config = walsync.SessionConfig(read_timeout_s=10.0)
+    with walsync.attach(own, tmp_path / "log", session=config, keys=walsync.KeyConfig(block_keys=5)):
+        with own() as first:
+            first.add(Author(name="first"))  # so that there are keys for the next one
+            first.commit()
+        with own() as session, walsync.direct(session):
+            session.connection()
+            savepoint = session.begin_nested() if nested else None
+            with own() as other:
+                other.add(Author(name="other"))
+                other.commit()
+            assert session.scalars(select(Author.name)).all() == ["first", "other"]
+            session.add(Author(name="own"))
+            session.flush()
+            if savepoint is not None:
+                savepoint.rollback()
+            session.commit()
+    with recipe.connect() as connection:
+        found = connection.scalars(select(Author.name)).all()
+        assert found == (["first", "other"] if nested else ["first", "other", "own"])
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
@@ -401,3 +464,18 @@ def test_sqlite_with_real_transactions(recipe: Engine, tmp_path: Path, mode: str
                 session.add(Author(name=f"key {step}"))
                 session.commit()
         assert len(names(own)) == 15
+
+
+def test_a_bulk_insert_after_a_read_gets_its_keys(recipe: Engine, tmp_path: Path) -> None:
+    """What the transaction holds on SQLite by having read must not keep its own keys from being reserved."""
+    own: Factory = sessionmaker(recipe)
+    with walsync.attach(own, tmp_path / "log", keys=walsync.KeyConfig(block_keys=2)):
+        with own() as session:
+            assert session.scalars(select(Author)).all() == []
+            session.execute(insert(Author), [{"name": "a"}, {"name": "b"}, {"name": "c"}])
+            session.commit()
+        with own() as session:
+            assert len(session.scalars(select(Author)).all()) == 3
+            session.execute(insert(Book).values([{"title": "a"}, {"title": "b"}, {"title": "c"}]))
+            session.commit()
+        assert names(own) == ["a", "b", "c"]

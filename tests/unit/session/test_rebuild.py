@@ -12,8 +12,8 @@ import pytest
 from tests.support.waiting import wait_until
 from walsync.changes import ChangeSet, RowChanges, TableName, encode_change_set
 from walsync.exceptions import CorruptEntryError
+from walsync.journal.marks import awaited_marks, marks_of
 from walsync.session import rebuild
-from walsync.session.pending import PendingTables
 from walsync.session.rebuild import TableIndexer
 from walsync.wal import EntryId, LogConfig, WriteAheadLog
 
@@ -39,8 +39,8 @@ def nothing_applied() -> EntryId:
     return EntryId(0)
 
 
-def waits(pending: PendingTables) -> list[int]:
-    return [pending.last_entry(frozenset({table})) for table in (ONE, OTHER, NEVER)]
+def waits(log: WriteAheadLog) -> list[int]:
+    return [log.control.last_marked(awaited_marks(frozenset({table}))) for table in (ONE, OTHER, NEVER)]
 
 
 EXACT = [ENTRIES, LAST_OF_OTHER, 0]
@@ -48,16 +48,13 @@ EVERYTHING = [ENTRIES, ENTRIES, ENTRIES]
 
 
 def test_a_short_backlog_is_known_when_the_journal_is_attached(log: WriteAheadLog) -> None:
-    pending = PendingTables()
-    indexer = TableIndexer(log, pending, nothing_applied, patience_s=60)
+    indexer = TableIndexer(log, nothing_applied, patience_s=60)
     indexer.start()
     assert indexer.is_done
-    assert waits(pending) == EXACT
-    assert pending.last_entry(None) == ENTRIES
+    assert waits(log) == EXACT
 
 
 def test_a_long_backlog_is_waited_for_whole_until_it_is_known(log: WriteAheadLog) -> None:
-    pending = PendingTables()
     go_on = threading.Event()
     main = threading.current_thread()
 
@@ -65,22 +62,19 @@ def test_a_long_backlog_is_waited_for_whole_until_it_is_known(log: WriteAheadLog
         assert threading.current_thread() is main or go_on.wait(20)
         return EntryId(0)
 
-    indexer = TableIndexer(log, pending, applied, patience_s=0)
+    indexer = TableIndexer(log, applied, patience_s=0)
     indexer.start()
     assert not indexer.is_done
-    assert waits(pending) == EVERYTHING
-    assert pending.last_entry(None) == ENTRIES
+    assert waits(log) == EVERYTHING
     # What is committed meanwhile is known as ever.
-    pending.note({NEVER}, EntryId(ENTRIES + 1))
-    assert pending.last_entry(frozenset({NEVER})) == ENTRIES + 1
+    log.append(b"x", marks=marks_of({NEVER}))
+    assert waits(log) == [ENTRIES, ENTRIES, ENTRIES + 1]
     go_on.set()
     wait_until(lambda: indexer.is_done)
-    assert waits(pending) == [ENTRIES, LAST_OF_OTHER, ENTRIES + 1]
-    assert pending.last_entry(None) == ENTRIES + 1
+    assert waits(log) == [ENTRIES, LAST_OF_OTHER, ENTRIES + 1]
 
 
 def test_what_is_released_while_it_is_looked_at_need_not_be_known(log: WriteAheadLog) -> None:
-    pending = PendingTables()
     indexer: TableIndexer
 
     def applied() -> EntryId:
@@ -89,20 +83,19 @@ def test_what_is_released_while_it_is_looked_at_need_not_be_known(log: WriteAhea
             log.checkpoint(EntryId(LAST_OF_OTHER + 50))
         return EntryId(0)
 
-    indexer = TableIndexer(log, pending, applied, patience_s=0)
+    indexer = TableIndexer(log, applied, patience_s=0)
     indexer.start()
     wait_until(lambda: indexer.is_done)
-    assert waits(pending)[0] == ENTRIES
-    assert waits(pending)[1] <= LAST_OF_OTHER
-    assert waits(pending)[2] == 0
+    assert waits(log)[0] == ENTRIES
+    assert waits(log)[1] <= LAST_OF_OTHER
+    assert waits(log)[2] == 0
 
 
 def test_it_ends_when_everything_is_applied(log: WriteAheadLog) -> None:
-    pending = PendingTables()
-    indexer = TableIndexer(log, pending, lambda: EntryId(ENTRIES), patience_s=0)
+    indexer = TableIndexer(log, lambda: EntryId(ENTRIES), patience_s=0)
     indexer.start()
     assert indexer.is_done
-    assert waits(pending) == [0, 0, 0]
+    assert waits(log) == [0, 0, 0]
 
 
 def test_an_entry_that_cannot_be_read_leaves_everything_to_be_waited_for(
@@ -116,17 +109,23 @@ def test_an_entry_that_cannot_be_read_leaves_everything_to_be_waited_for(
         return decode(entry_id, chunks)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rebuild, "decode_tables", fail)
-    pending = PendingTables()
-    indexer = TableIndexer(log, pending, nothing_applied, patience_s=0)
+    indexer = TableIndexer(log, nothing_applied, patience_s=0)
     with caplog.at_level(logging.WARNING, "walsync.session"):
         indexer.start()
         wait_until(lambda: indexer.is_done)
-    assert waits(pending) == EVERYTHING
+    assert waits(log) == EVERYTHING
     assert "another world" in caplog.text
 
 
+def test_one_that_joins_others_looks_at_nothing(log: WriteAheadLog) -> None:
+    log.recovered_here = False
+    indexer = TableIndexer(log, nothing_applied, patience_s=60)
+    indexer.start()
+    assert indexer.is_done
+    assert waits(log) == EVERYTHING, "whoever recovered the log says what it has found"
+
+
 def test_it_stops_when_it_is_told(log: WriteAheadLog) -> None:
-    pending = PendingTables()
     entered, go_on = threading.Event(), threading.Event()
     main = threading.current_thread()
 
@@ -136,7 +135,7 @@ def test_it_stops_when_it_is_told(log: WriteAheadLog) -> None:
             go_on.wait(20)
         return EntryId(0)
 
-    indexer = TableIndexer(log, pending, applied, patience_s=0)
+    indexer = TableIndexer(log, applied, patience_s=0)
     indexer.start()
     assert entered.wait(20)
     stopping = threading.Thread(target=indexer.stop)
@@ -146,4 +145,4 @@ def test_it_stops_when_it_is_told(log: WriteAheadLog) -> None:
     stopping.join(20)
     assert indexer.is_done
     # Nothing is called known that was not looked at.
-    assert waits(pending) == EVERYTHING
+    assert waits(log) == EVERYTHING
