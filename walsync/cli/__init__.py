@@ -1,4 +1,4 @@
-"""The command line: `walsync demo`, `status`, `verify`, `inspect` and `salvage`.
+"""The command line: `walsync demo`, `apply`, `status`, `verify`, `inspect` and `salvage`.
 
 One module per command, `app` that puts them together, `output` for what they share. Importing this package imports
 none of that: typer and rich come with the extra `cli`, and who has not installed it is told so instead of shown a

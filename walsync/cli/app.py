@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from walsync.cli.apply import apply
 from walsync.cli.demo import demo
 from walsync.cli.inspect import inspect
 from walsync.cli.quarantine import app as quarantine
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command()(apply)
 app.command()(status)
 app.command()(verify)
 app.command()(inspect)

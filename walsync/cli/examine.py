@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from walsync.cli.output import error_console
 from walsync.exceptions import LogError
-from walsync.wal import LogVerification, verify_log
+from walsync.wal import FileStorage, LogVerification, verify_log
+from walsync.wal.directory import read_directory, require_checkpoint
 from walsync.wal.log import LOCK_FILE
+from walsync.wal.sharing.membership import LEASE_LOCK
 
-__all__ = ["examine", "holder_of", "reading_progress", "require_directory"]
+__all__ = ["LEASE_LOCK", "examine", "holders_of", "log_uuid_of", "reading_progress", "require_directory"]
 
 _LOOKS_AT_A_LOG_IN_USE = 3
 
@@ -34,6 +37,16 @@ def require_directory(directory: Path) -> None:
     """Raises `LogError` if this is no directory at all."""
     if not directory.is_dir():
         raise LogError(f"{directory} is not a directory; give the directory of a log")
+
+
+def log_uuid_of(directory: Path) -> uuid.UUID:
+    """The identity of the log in a directory. Raises `LogError` if there is none."""
+    require_directory(directory)
+    storage = FileStorage(directory, network_file_systems=True)
+    found = read_directory(storage)
+    if not found.checkpoint_exists and not found.slots:
+        raise LogError(f"there is no log in {directory}; give the directory of a log")
+    return require_checkpoint(storage, found).log_uuid
 
 
 @contextmanager
@@ -59,33 +72,35 @@ def _examine_until_it_holds_still(directory: Path, show: Callable[[int, int], No
     # A segment that is recycled while it is read looks like damage; looked at again, it does not. Damage stays.
     found = verify_log(directory, show)
     for _ in range(_LOOKS_AT_A_LOG_IN_USE - 1):
-        if found.ok or holder_of(directory) is None:
+        if found.ok or not holders_of(directory):
             break
         found = verify_log(directory, show)
     return found
 
 
-def holder_of(directory: Path) -> int | None:
-    """The process that has the log open; None if none has, or none that can be seen from here.
+def holders_of(directory: Path, lock_file: str = LOCK_FILE) -> list[int]:
+    """The processes that have the log open, in order; or, with `LEASE_LOCK`, the one that applies. Those that
+    can be seen from here.
 
     The kernel's list of locks is read, instead of trying to take the lock: that would make an application that starts
     at this moment believe that the log is in use. Locks of other containers are not in the list.
     """
     if sys.platform != "linux":
-        return None
+        return []
     try:
-        lock = (directory / LOCK_FILE).stat()
+        lock = (directory / lock_file).stat()
         table = Path("/proc/locks").read_text(encoding="ascii")
     except OSError:
-        return None
+        return []
+    found = set()
     for line in table.splitlines():
         # "1: FLOCK  ADVISORY  WRITE 4711 08:01:1311 0 EOF"; lines of waiting processes have an arrow before the kind.
         fields = line.split()
         if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(lock.st_ino):
             process_id = int(fields[4])
             if _has_open(process_id, lock):
-                return process_id
-    return None
+                found.add(process_id)
+    return sorted(found)
 
 
 def _has_open(process_id: int, wanted: os.stat_result) -> bool:

@@ -22,7 +22,7 @@ from walsync.changes import ChangeSet, RowChanges, StatementChange, TableName
 from walsync.changes.codec import decode_parts
 from walsync.changes.json_form import change_to_json, value_to_json
 from walsync.changes.model import Change
-from walsync.cli.examine import holder_of
+from walsync.cli.examine import holders_of
 from walsync.cli.output import EXIT_OK, EXIT_USAGE, console, count_of, print_error, reported_errors
 from walsync.exceptions import CorruptEntryError, DamagedLogError, EntryNotFoundError, LogError
 from walsync.wal import Entry, read_log
@@ -119,7 +119,7 @@ def _entries(directory: Path, wanted: _Filter) -> Iterator[Entry]:
                 yield entry
                 last_id = entry.id
         except (DamagedLogError, EntryNotFoundError):
-            if look == _LOOKS_AT_A_LOG_IN_USE - 1 or holder_of(directory) is None:
+            if look == _LOOKS_AT_A_LOG_IN_USE - 1 or not holders_of(directory):
                 raise
         else:
             return

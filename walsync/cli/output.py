@@ -18,7 +18,10 @@ from walsync.exceptions import DamagedLogError, TargetError, WalsyncError, Water
 
 __all__ = [
     "EXIT_DAMAGED",
+    "EXIT_FAILED",
+    "EXIT_HELD",
     "EXIT_KEPT",
+    "EXIT_LOCKED",
     "EXIT_OK",
     "EXIT_TARGET",
     "EXIT_USAGE",
@@ -41,6 +44,12 @@ EXIT_TARGET = 3
 """The target could not be asked."""
 EXIT_KEPT = 4
 """The command did its work, and entries are still in the quarantine."""
+EXIT_LOCKED = 5
+"""`apply` alone: the log is open in a process that does not share it."""
+EXIT_HELD = 6
+"""The target refuses a transaction, or lacks something, and somebody must decide or provide it."""
+EXIT_FAILED = 7
+"""A fault that is neither the log's nor the target's."""
 
 console = Console(highlight=False, soft_wrap=True)
 error_console = Console(highlight=False, soft_wrap=True, stderr=True)

@@ -25,7 +25,7 @@ from walsync.checkpoint.events import EventSource
 from walsync.checkpoint.quarantine import Quarantine, QuarantinedEntry, QuarantineStore
 from walsync.checkpoint.transaction import Target
 from walsync.checkpoint.watermark import Watermark
-from walsync.cli.examine import require_directory
+from walsync.cli.examine import log_uuid_of
 from walsync.cli.inspect import commit_time_of, print_change, visible
 from walsync.cli.output import (
     EXIT_DAMAGED,
@@ -40,10 +40,8 @@ from walsync.cli.output import (
     reported_errors,
 )
 from walsync.cli.target import WatermarkSchema, target_engine
-from walsync.exceptions import DamagedLogError, EntryNotFoundError, LogError
+from walsync.exceptions import DamagedLogError, EntryNotFoundError
 from walsync.wal import EntryId
-from walsync.wal.directory import read_directory, require_checkpoint
-from walsync.wal.storage.file import FileStorage
 
 __all__ = ["app", "open_quarantine", "quarantined_entries"]
 
@@ -203,8 +201,7 @@ def discard(
 
 def open_quarantine(directory: Path, *, engine: Any = None, schema: str | None = None) -> Quarantine:
     """The quarantine of a log, to look at; with an engine, also to retry. Takes no lock."""
-    require_directory(directory)
-    log_uuid = _log_uuid(directory)
+    log_uuid = log_uuid_of(directory)
     config = CheckpointConfig(watermark_schema=schema)
     store = QuarantineStore.of_log(
         directory, log_uuid, max_entries=config.max_quarantine_entries, max_bytes=config.max_quarantine_bytes
@@ -228,14 +225,6 @@ def quarantined_entries(directory: Path) -> int:
     """How many entries are in the quarantine of a log; 0 if it has none."""
     # Counting names needs neither the log's identity nor its bounds.
     return len(QuarantineStore.of_log(directory, uuid.UUID(int=0), max_entries=1, max_bytes=1).ids())
-
-
-def _log_uuid(directory: Path) -> uuid.UUID:
-    storage = FileStorage(directory, network_file_systems=True)
-    found = read_directory(storage)
-    if not found.checkpoint_exists and not found.slots:
-        raise LogError(f"there is no log in {directory}; give the directory of a log")
-    return require_checkpoint(storage, found).log_uuid
 
 
 def _document(entry: QuarantinedEntry) -> dict[str, Any]:

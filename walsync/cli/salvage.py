@@ -12,7 +12,7 @@ from rich.text import Text
 
 from walsync.checkpoint.quarantine.store import copy_files
 from walsync.checkpoint.watermark import resume_after
-from walsync.cli.examine import holder_of, reading_progress, require_directory
+from walsync.cli.examine import holders_of, reading_progress, require_directory
 from walsync.cli.output import (
     EXIT_DAMAGED,
     EXIT_OK,
@@ -59,7 +59,7 @@ def salvage(
     """
     with reported_errors():
         require_directory(directory)
-        holder = holder_of(directory)
+        holder = next(iter(holders_of(directory)), None)
         if holder is not None:
             raise LogLockedError(
                 f"process {holder} has {directory} open; end it first, or it goes on in the damaged log"

@@ -23,7 +23,7 @@ from rich.text import Text
 from walsync.changes import decode_change_set
 from walsync.checkpoint.status_file import CheckpointReport, read_report
 from walsync.checkpoint.watermark import resume_after
-from walsync.cli.examine import examine, holder_of
+from walsync.cli.examine import LEASE_LOCK, examine, holders_of
 from walsync.cli.output import (
     EXIT_DAMAGED,
     EXIT_OK,
@@ -86,14 +86,17 @@ def status(
         applied_id = asked.applied_id if asked is not None else None
         backlog = _backlog(directory, max(found.checkpointed_id, applied_id or 0))
         quarantined = quarantined_entries(directory)
-    holder = holder_of(directory)
+    holders = holders_of(directory)
+    applier = next(iter(holders_of(directory, LEASE_LOCK)), None)
     report = read_report(directory)
     if as_json:
         print_json(
             {
                 "directory": str(directory),
                 "healthy": found.ok,
-                "open_in_process": holder,
+                "open_in_process": applier or next(iter(holders), None),
+                "open_in_processes": holders,
+                "applying_process": applier,
                 **asdict(found),
                 **asdict(backlog),
                 "quarantined_entries": quarantined,
@@ -102,16 +105,17 @@ def status(
                 if report is None
                 else {
                     **asdict(report),
-                    "process": _process_of(report, holder),
+                    "process": _process_of(report, holders),
                     "age_s": _seconds_since(report.written_at),
                 },
                 "target": None if asked is None else asdict(asked),
             }
         )
     else:
-        _print(directory, found, backlog, asked, holder, quarantined)
+        _print(directory, found, backlog, asked, holders, quarantined)
         if report is not None:
-            _print_report(report, _process_of(report, holder))
+            nobody = bool(holders) and applier is None and (directory / LEASE_LOCK).exists()
+            _print_report(report, _process_of(report, holders), applier, nobody=nobody)
     raise typer.Exit(_exit_code(found, asked))
 
 
@@ -128,7 +132,7 @@ def _ask(directory: Path, found: LogVerification, url: str, schema: str | None) 
     except TargetError as error:
         return Target(error=str(error)), found
     last_id = max(found.last_id or 0, found.checkpointed_id)
-    if watermark is not None and watermark > last_id and holder_of(directory) is not None:
+    if watermark is not None and watermark > last_id and holders_of(directory):
         # Committed and applied since the log was read.
         found = examine(directory)
         last_id = max(found.last_id or 0, found.checkpointed_id)
@@ -167,7 +171,7 @@ def _print(
     found: LogVerification,
     backlog: Backlog,
     asked: Target | None,
-    holder: int | None,
+    holders: list[int],
     quarantined: int,
 ) -> None:
     print_facts(
@@ -179,7 +183,7 @@ def _print(
         backlog=_backlog_text(backlog, exact=asked is not None and asked.applied_id is not None),
         quarantine=f"{count_of(quarantined, 'entry', 'entries')} (walsync quarantine list)" if quarantined else None,
         torn_tail=f"{found.torn_tail_bytes:,} bytes (normal after a crash)" if found.torn_tail_bytes else None,
-        open_in="no process" if holder is None else f"process {holder}",
+        open_in=_processes(holders),
         target=f"has entries 1 to {asked.applied_id:,}" if asked and asked.applied_id else None,
         health="healthy" if found.ok else "DAMAGED",
     )
@@ -189,12 +193,18 @@ def _print(
         print_error(asked.error)
 
 
-def _process_of(report: CheckpointReport, holder: int | None) -> str:
+def _processes(holders: list[int]) -> str:
+    if not holders:
+        return "no process"
+    return f"{'process' if len(holders) == 1 else 'processes'} {', '.join(map(str, holders))}"
+
+
+def _process_of(report: CheckpointReport, holders: list[int]) -> str:
     """ "alive": it has the log open; "closed": it runs, and has not; "gone"; "unknown": not to be seen from here."""
-    if holder == report.process_id:
+    if report.process_id in holders:
         return "alive"
-    if holder is not None or report.host != socket.gethostname():
-        # Another one opened the log since, or process ids are counted differently where it runs.
+    if report.host != socket.gethostname():
+        # Process ids are counted differently where it runs.
         return "unknown"
     try:
         os.kill(report.process_id, 0)
@@ -210,14 +220,20 @@ def _seconds_since(moment: float) -> float:
     return max(0.0, datetime.now(timezone.utc).timestamp() - moment)
 
 
-def _print_report(report: CheckpointReport, process: str) -> None:
-    words = f"{report.state} since {_age(_seconds_since(report.since))}"
-    if process != "alive":
+def _print_report(report: CheckpointReport, process: str, applier: int | None, *, nobody: bool) -> None:
+    words = (
+        f"{report.state} since {_age(_seconds_since(report.since))}, by process {report.process_id} on {report.host}"
+    )
+    if applier is not None and applier != report.process_id:
+        words = f"by process {applier}, which has not said how it goes"
+    elif process != "alive":
         whose = {
             "gone": f"process {report.process_id}, which is gone",
             "closed": f"process {report.process_id}, which has closed the log",
         }.get(process, f"process {report.process_id} on {report.host}, which cannot be seen from here")
         words = f"was {report.state} {_age(_seconds_since(report.written_at))} ago, in {whose}"
+    if nobody:
+        words = f"nobody applies; process {report.process_id} on {report.host} said last that it is {report.state}"
     style = "default" if report.state in ("running", "paused", "stopped") else "bold red"
     line = Text(f"{'applying':<10} ", style="bold").append(words, style=style)
     if report.last_error is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from sqlalchemy import Engine, create_engine, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, Pool
 
 from walsync.checkpoint.failures import describe_error
 from walsync.checkpoint.watermark import Watermark
@@ -60,7 +60,7 @@ def read_watermark(url: str, log_uuid: uuid.UUID, schema: str | None) -> int | N
         engine.dispose()
 
 
-def target_engine(url: str) -> Engine:
+def target_engine(url: str, *, poolclass: type[Pool] = NullPool) -> Engine:
     """An engine for a URL from the command line. Raises `ConfigurationError` for one that cannot be used."""
     try:
         parsed = make_url(url)
@@ -70,7 +70,7 @@ def target_engine(url: str) -> Engine:
             arguments[_TIMEOUT_ARGUMENT[dialect.driver]] = CONNECT_TIMEOUT_S
         if dialect.name == "sqlite":
             _require_file(parsed.database)
-        return create_engine(parsed, poolclass=NullPool, connect_args=arguments)
+        return create_engine(parsed, poolclass=poolclass, connect_args=arguments)
     except NoSuchModuleError as error:
         raise ConfigurationError(f"--target {url!r} names a database that SQLAlchemy does not know: {error}") from error
     except ArgumentError as error:

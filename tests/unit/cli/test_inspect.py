@@ -192,6 +192,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
         assert process.wait(60) in (0, 1)
 
 
+@pytest.mark.slow
 def test_a_large_transaction_is_shown_in_bounded_memory(tmp_path: Path) -> None:
     program = (
         "import os, sys, tracemalloc\n"

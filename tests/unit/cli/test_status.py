@@ -16,7 +16,7 @@ import walsync
 from tests.support.processes import start_python
 from tests.support.waiting import wait_until
 from tests.unit.cli.logs import commit, invoke, invoke_json, make_log, segment_files, sessions
-from walsync.cli.examine import holder_of
+from walsync.cli.examine import holders_of
 from walsync.cli.output import EXIT_DAMAGED, EXIT_OK, EXIT_TARGET, EXIT_USAGE
 
 
@@ -147,11 +147,11 @@ def test_an_entry_of_another_program_is_counted_and_has_no_age(log: Path) -> Non
 
 
 def test_the_process_that_has_the_log_open_is_named(log: Path) -> None:
-    assert holder_of(log) is None
+    assert holders_of(log) == []
     with walsync.WriteAheadLog.recover(log):
-        assert holder_of(log) == os.getpid()
+        assert holders_of(log) == [os.getpid()]
         assert invoke_json("status", log)["open_in_process"] == os.getpid()
-    assert holder_of(log) is None
+    assert holders_of(log) == []
 
 
 def test_another_process_is_seen_and_its_death_too(log: Path) -> None:
@@ -166,7 +166,7 @@ def test_another_process_is_seen_and_its_death_too(log: Path) -> None:
         assert process.stdout.readline() == "open\n"
         assert invoke_json("status", log)["open_in_process"] == process.pid
         process.kill()
-        wait_until(lambda: holder_of(log) is None)
+        wait_until(lambda: holders_of(log) == [])
 
 
 def test_an_application_opens_the_log_whatever_looks_at_it(log: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_application_opens_the_log_whatever_looks_at_it(log: Path) -> None:
 
     def look() -> None:
         while not stop.is_set():
-            holder_of(log)
+            holders_of(log)
 
     watcher = threading.Thread(target=look)
     watcher.start()
