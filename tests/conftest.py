@@ -140,3 +140,45 @@ def private_mariadb(_private_mariadb: PrivateServer) -> Iterator[PrivateServer]:
     _private_mariadb.start()
     yield _private_mariadb
     _private_mariadb.start()
+
+
+_SLOW = ("differential/test_differential", "differential/test_order")
+"""Modules that are in the slow run alone."""
+
+_SLOW_ON_SERVERS = (
+    "differential/",
+    *[f"integration/{name}/" for name in ("applications", "asynchronous", "processes", "session")],
+    *[f"integration/checkpoint/test_{name}" for name in ("missing_table", "quarantine")],
+    "integration/test_flights",
+)
+"""Of these, only what runs on SQLite is in the default run; the same tests on servers are in the slow one."""
+
+_SLOW_ON_MARIADB = "integration/checkpoint/"
+"""Of this, what runs on MariaDB as well as on PostgreSQL is in the slow run."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the slow tests, each n-th is kept with `WALSYNC_SLICE=n`; odd, for every second is on the same server."""
+    tests = Path(__file__).parent
+    slice_ = int(os.environ.get("WALSYNC_SLICE", "1"))
+    kept, left_out, count = [], [], 0
+    for item in items:
+        on_server = item.get_closest_marker("postgresql") or item.get_closest_marker("mariadb")
+        path = item.path.relative_to(tests).as_posix()
+        on_mariadb = item.get_closest_marker("mariadb") is not None
+        if (
+            path.startswith(_SLOW)
+            or (on_server and path.startswith(_SLOW_ON_SERVERS))
+            or (on_mariadb and path.startswith(_SLOW_ON_MARIADB))
+        ):
+            item.add_marker(pytest.mark.slow)
+        if slice_ > 1 and item.get_closest_marker("slow"):
+            count += 1
+            if count % slice_:
+                left_out.append(item)
+                continue
+        kept.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept

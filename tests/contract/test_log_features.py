@@ -188,7 +188,7 @@ def test_reuse_of_segment_files_so_that_the_log_does_not_grow(open_log: Open, st
         for _ in range(6):
             log.append(b"x" * 10_000)
         log.checkpoint(log.durable_id)
-    assert log.readable_segments[-1].sequence > 50
+    assert log._segments.readable_segments[-1].sequence > 50
     # A file that is made gets a number of its own. The fourth and fifth are made if a spare one was just taken when the
     # housekeeper looked.
     assert max(segments_of(storage)) <= slot_name(5)
@@ -233,6 +233,27 @@ def test_an_abandoned_segment_is_moved_aside_and_never_deleted(open_log: Open, s
         [aside] = [name for name in storage._files if name.startswith("abandoned/")]
         content = bytes(storage._files[aside])
     assert abandoned + b"-content" in content
+    assert verify_log(storage).ok
+
+
+def test_an_entry_goes_with_the_abandoned_segment_that_it_begins_in(open_log: Open, storage: Any) -> None:
+    log = open_log(buffer_bytes=4096)
+    for content in (b"1", b"2", b"3"):
+        with log.begin_entry() as entry:
+            for _ in range(11):
+                entry.write_chunk(content * (SEGMENT_BYTES // 16))
+            entry.commit()
+    log.append(b"whole")
+    log.close()
+    # The second entry lies in the first and the second segment, the third in the second and the third.
+    log = open_log(Collector(lambda segment: segment.first_id == 2))
+    assert list(all_of(log)) == [1, 4]
+    # The abandoned segment is recycled; the third entry's end is the first thing that the log still has.
+    log.checkpoint(EntryId(2))
+    assert not any(segment.abandoned for segment in log._segments.readable_segments)
+    assert log.append(b"goes on") == 5
+    log.close()
+    assert all_of(open_log()) == {4: [b"whole"], 5: [b"goes on"]}
     assert verify_log(storage).ok
 
 
@@ -438,4 +459,4 @@ def test_the_checksum_is_fixed_when_the_log_is_created(open_log: Open, checksum:
     log.append(b"y")
     assert all_of(log) == {1: [b"x" * 100], 2: [b"y"]}
     kind = {"crc32c": 1, "crc32": 2}[checksum]
-    assert {segment.header.checksum_kind for segment in log.readable_segments} == {kind}
+    assert {segment.header.checksum_kind for segment in log._segments.readable_segments} == {kind}

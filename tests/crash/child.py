@@ -1,8 +1,9 @@
 """The process that is killed: several threads that commit through one journal, with its checkpointer.
 
-    python -m tests.crash.child URL DIRECTORY WRITERS TRANSACTIONS SEED
+    python -m tests.crash.child URL DIRECTORY NAME,NAME,... TRANSACTIONS SEED [external]
 
-Lines on its standard output, each written at once and whole:
+The names are those of its writers; with `external`, somebody else applies. Lines on its standard output, each written
+at once and whole:
 - `recovered NAME COUNTER`: before it writes anything, what a read through the session says of each writer;
 - `ready`: the writers start now;
 - `acknowledged NAME NUMBER`: `commit()` of this transaction has returned;
@@ -24,14 +25,14 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 import walsync
-from tests.crash.ledger import MARKERS_KEPT, Item, Marker, Parcel, Writer, content_of, engine_of, items_of
+from tests.crash.ledger import MARKERS_KEPT, Item, Marker, Parcel, Writer, content_of, engine_of, items_of, mix
 
 SEGMENT_BYTES = 128 * 1024
 WAIT_TIMEOUT_S = 60.0
 
 
 def say(line: str) -> None:
-    # One write of a short line to a pipe is whole or not there.
+    # One write of a short line to a pipe, or at the end of a file, is whole or not there.
     os.write(1, f"{line}\n".encode())
 
 
@@ -44,7 +45,7 @@ def commit_one(session: Session, writer: Writer, number: int, source: random.Ran
     if source.random() < 0.3:
         session.flush()
     session.execute(
-        update(Writer).where(Writer.name == name).values(added=Writer.added + 1),
+        update(Writer).where(Writer.name == name).values(added=Writer.added + 1, mixed=mix(Writer.mixed, number)),
         execution_options={"synchronize_session": False},
     )
     session.add(Marker(writer_name=name, number=number))
@@ -86,7 +87,7 @@ def write(factory: sessionmaker[Session], name: str, last: int, transactions: in
 
 
 def main() -> None:
-    url, directory, writers, transactions, seed = sys.argv[1:6]
+    url, directory, writers, transactions, seed, *external = sys.argv[1:]
     source = random.Random(seed)
     engine = engine_of(url)
     factory = sessionmaker(engine)
@@ -95,11 +96,13 @@ def main() -> None:
         batch_delay_s=source.choice((0.0, 0.01, 0.1)),
         paused=source.random() < 0.1 and int(transactions) > 0,
     )
+    if external:
+        config = walsync.CheckpointConfig(external=True)
     journal = walsync.attach(factory, directory, log=walsync.LogConfig(segment_bytes=SEGMENT_BYTES), checkpoint=config)
     if config.paused:
         # Killed before anything is applied, unless it reads.
         journal.resume()
-    names = [f"writer-{number}" for number in range(int(writers))]
+    names = writers.split(",")
     started: dict[str, int] = {}
     with factory() as session:
         for name in names:

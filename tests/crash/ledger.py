@@ -4,7 +4,8 @@ Every writer numbers its transactions 1, 2, 3, ... One transaction
 - inserts a `Parcel` with a generated key and the transaction's number, and its `Item`s, whose number and content follow
   from writer and number alone;
 - sets `Writer.counter` to the number (a row change: out of order it would end at a wrong number);
-- adds 1 to `Writer.added` by an SQL expression (a statement: applied twice it would be too large);
+- adds 1 to `Writer.added` by an SQL expression (a statement: applied twice it would be too large), and in the same one
+  mixes the number into `Writer.mixed`, whose value depends on the order of all numbers that came before;
 - inserts a `Marker` and deletes the one of three transactions before (a deletion moved before its insertion would leave
   a marker behind).
 """
@@ -13,12 +14,27 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import reduce
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, ForeignKey, String, UniqueConstraint, create_engine, event, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    ForeignKey,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    func,
+    select,
+)
+from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-__all__ = ["Item", "Ledger", "Marker", "Parcel", "Writer", "audit", "content_of", "engine_of", "items_of"]
+__all__ = ["Item", "Ledger", "Marker", "Parcel", "Writer", "audit", "content_of", "engine_of", "items_of", "mix"]
 
 MARKERS_KEPT = 3
 
@@ -33,6 +49,7 @@ class Writer(Ledger):
     name: Mapped[str] = mapped_column(String(20), primary_key=True)
     counter: Mapped[int]
     added: Mapped[int]
+    mixed: Mapped[int] = mapped_column(default=0)
 
 
 class Parcel(Ledger):
@@ -42,7 +59,7 @@ class Parcel(Ledger):
     id: Mapped[int] = mapped_column(primary_key=True)
     writer_name: Mapped[str] = mapped_column(ForeignKey("writer.name"))
     number: Mapped[int]
-    content: Mapped[str] = mapped_column(String(64))
+    content: Mapped[str] = mapped_column(Text().with_variant(LONGTEXT(), "mysql", "mariadb"))
     items: Mapped[list[Item]] = relationship(back_populates="parcel")
 
 
@@ -62,8 +79,19 @@ class Marker(Ledger):
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
+Number = TypeVar("Number", int, "ColumnElement[int]")
+
+
+def mix(mixed: Number, number: int) -> Number:
+    """What becomes of `Writer.mixed`; for numbers, and as an SQL expression."""
+    return (mixed * 31 + number) % 1_000_003
+
+
 def content_of(writer: str, number: int) -> str:
-    return hashlib.sha256(f"{writer} {number}".encode()).hexdigest()
+    """Of another size every time: mostly below 2 KB, now and then up to 32 KB, rarely up to 130 KB, a whole segment."""
+    digest = hashlib.sha256(f"{writer} {number}".encode())
+    size, kind = digest.digest()[:2]
+    return digest.hexdigest() * (1 + (size * 8 if kind == 0 else size * 2 if kind < 16 else size // 8))
 
 
 def items_of(number: int) -> int:
@@ -105,10 +133,14 @@ def audit(engine: Engine, *, every_row: bool = False) -> Audit:
 def _audit(connection: Connection, every_row: bool) -> Audit:
     faults: list[str] = []
     counters: dict[str, int] = {}
-    for name, counter, added in connection.execute(select(Writer.name, Writer.counter, Writer.added)):
+    for name, counter, added, mixed in connection.execute(
+        select(Writer.name, Writer.counter, Writer.added, Writer.mixed)
+    ):
         counters[name] = counter
         if added != counter:
             faults.append(f"{name}: {added} additions for {counter} transactions")
+        if mixed != reduce(mix, range(1, counter + 1), 0):
+            faults.append(f"{name}: {counter} transactions, which were not executed in order")
         parcels = select(func.count(), func.min(Parcel.number), func.max(Parcel.number)).where(
             Parcel.writer_name == name
         )

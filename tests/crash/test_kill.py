@@ -18,15 +18,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.acknowledged import Acknowledged, Lines, numbers_of, raise_if_failed, words_of
 from tests.crash.ledger import Ledger, audit, engine_of
 from tests.support.processes import REPOSITORY, python_environment
 from walsync.wal import verify_log
 
-WRITERS = 3
+WRITERS = ("writer-0", "writer-1", "writer-2")
 TRANSACTIONS = 150
 """Of each writer in one life. It bounds the backlog; most lives end before."""
 
-QUICK_KILLS = 8
+QUICK_KILLS = 5
 LARGE_KILLS = 200
 START_TIMEOUT_S = 60.0
 
@@ -39,7 +40,7 @@ class Life:
 
     process: subprocess.Popen[bytes]
     unread: bytes = b""
-    lines: list[list[str]] = field(default_factory=list)
+    lines: Lines = field(default_factory=list)
     ended: bool = False
 
     def read(self, timeout_s: float) -> bool:
@@ -51,7 +52,7 @@ class Life:
         data = os.read(descriptor, 1 << 16)
         self.ended = not data
         *whole, self.unread = (self.unread + data).split(b"\n")
-        self.lines += [line.decode().split(" ", 2) for line in whole]
+        self.lines += map(words_of, whole)
         return bool(data)
 
     def read_until(self, word: str, deadline: float) -> bool:
@@ -65,30 +66,21 @@ class Life:
                 return False
         return True
 
-    def of(self, word: str) -> list[tuple[str, int]]:
-        return [(line[1], int(line[2])) for line in self.lines if line[0] == word]
-
-    def check_for_failure(self) -> None:
-        for line in self.lines:
-            if line[0] == "failed":
-                # The traceback comes as a repr, so that it is one line.
-                raise AssertionError(" ".join(line).replace("\\n", "\n"))
-
 
 class Killer:
-    """Starts, kills and audits. `acknowledged` is the last number that each writer was told is durable."""
+    """Starts, kills and audits."""
 
     def __init__(self, url: str, directory: Path, seed: int) -> None:
         self.url = url
         self.directory = directory
         self.seed = seed
         self.source = random.Random(seed)
-        self.acknowledged: dict[str, int] = {}
+        self.acknowledged = Acknowledged()
         self.engine = engine_of(url)
         Ledger.metadata.create_all(self.engine)
 
     def start(self, transactions: int, number: int) -> Life:
-        arguments = [self.url, str(self.directory), str(WRITERS), str(transactions), f"{self.seed}-{number}"]
+        arguments = [self.url, str(self.directory), ",".join(WRITERS), str(transactions), f"{self.seed}-{number}"]
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.child", *arguments],
             cwd=REPOSITORY,
@@ -110,14 +102,17 @@ class Killer:
                 deadline = time.monotonic() + pause_s
             else:
                 if not life.read_until("ready", time.monotonic() + START_TIMEOUT_S):
-                    life.check_for_failure()
+                    raise_if_failed(life.lines)
                     raise AssertionError(f"life {number} did not get ready within {START_TIMEOUT_S} s: {life.lines}")
                 pause_s = self.source.uniform(0.0, self.source.choice((0.05, 0.4, 0.9)))
                 when = f"{pause_s:.3f} s after it was ready"
                 if draw < 0.5:
                     # So many commits later: on a busy machine little happens in a short time.
                     commits = self.source.randint(1, 40)
-                    life.read_while(lambda: len(life.of("acknowledged")) < commits, time.monotonic() + START_TIMEOUT_S)
+                    life.read_while(
+                        lambda: len(numbers_of("acknowledged", life.lines)) < commits,
+                        time.monotonic() + START_TIMEOUT_S,
+                    )
                     pause_s = self.source.uniform(0.0, 0.01)
                     when = f"{pause_s:.3f} s after commit {commits}"
                 deadline = time.monotonic() + pause_s
@@ -130,29 +125,15 @@ class Killer:
             pass
         assert life.process.stdout is not None
         life.process.stdout.close()
-        life.check_for_failure()
-        self.note(life, number)
+        raise_if_failed(life.lines)
+        self.acknowledged.note(life.lines, f"life {number}")
         return when
-
-    def note(self, life: Life, number: int) -> None:
-        """Compares what was recovered with what was acknowledged, and takes down what is acknowledged now."""
-        for name, counter in life.of("recovered"):
-            known = self.acknowledged.get(name, 0)
-            assert counter >= known, f"life {number}: {name} recovered {counter}, but {known} was acknowledged"
-            # The one transaction that was under way at the kill may be in or out.
-            assert counter <= known + 1, f"life {number}: {name} recovered {counter}, more than was committed"
-            self.acknowledged[name] = counter
-        for name, counter in life.of("acknowledged"):
-            assert counter == self.acknowledged[name] + 1, f"life {number}: {name} acknowledged {counter} out of turn"
-            self.acknowledged[name] = counter
 
     def check(self, number: int, *, every_row: bool = False) -> None:
         """What is in the database right after a kill, before any recovery: whole transactions, in order."""
         found = audit(self.engine, every_row=every_row)
         assert not found.faults, f"after life {number}: {found.faults}"
-        for name, counter in found.counters.items():
-            under_way = self.acknowledged.get(name, 0) + 1
-            assert counter <= under_way, f"after life {number}: {name} has {counter}, more than was committed"
+        self.acknowledged.check_nothing_more(found.counters, f"after life {number}")
 
     def finish(self, number: int) -> dict[str, int]:
         """A last life that recovers and ends in order; then everything acknowledged must be there."""
@@ -166,13 +147,11 @@ class Killer:
             life.process.wait()
             assert life.process.stdout is not None
             life.process.stdout.close()
-        life.check_for_failure()
-        before = dict(self.acknowledged)
-        self.note(life, number)
+        raise_if_failed(life.lines)
+        self.acknowledged.note(life.lines, f"life {number}")
         found = audit(self.engine, every_row=True)
         assert not found.faults, found.faults
-        for name, counter in before.items():
-            assert counter <= found.counters[name] <= counter + 1
+        self.acknowledged.check_all_there(found.counters)
         verified = verify_log(str(self.directory))
         assert not verified.damage
         return found.counters
@@ -186,7 +165,7 @@ def run_kills(url: str, directory: Path, kills: int) -> None:
     try:
         for number in range(kills):
             when = killer.live_and_die(number)
-            print(f"life {number}: killed {when}; acknowledged {sum(killer.acknowledged.values())}")
+            print(f"life {number}: killed {when}; acknowledged {killer.acknowledged.total}")
             killer.check(number, every_row=number % 20 == 19)
         counters = killer.finish(kills)
         print(f"in the end: {counters}")
@@ -200,11 +179,13 @@ def test_killed_writers_lose_and_double_nothing_on_sqlite(sqlite_url: str, tmp_p
     run_kills(sqlite_url, tmp_path / "log", QUICK_KILLS)
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 def test_killed_writers_lose_and_double_nothing_on_postgresql(empty_postgres_url: str, tmp_path: Path) -> None:
     run_kills(empty_postgres_url, tmp_path / "log", QUICK_KILLS)
 
 
+@pytest.mark.slow
 @pytest.mark.mariadb
 def test_killed_writers_lose_and_double_nothing_on_mariadb(empty_mariadb_url: str, tmp_path: Path) -> None:
     run_kills(empty_mariadb_url, tmp_path / "log", QUICK_KILLS)

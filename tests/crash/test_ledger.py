@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy import Engine, text
-from sqlalchemy.orm import Session
 
-from tests.crash.child import commit_one
-from tests.crash.ledger import Ledger, Writer, audit, engine_of
+from tests.crash.ledger import audit
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = engine_of(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
-    Ledger.metadata.create_all(engine)
-    with Session(engine, expire_on_commit=False) as session:
-        session.add_all([Writer(name="one", counter=0, added=0), Writer(name="two", counter=0, added=0)])
-        session.commit()
-        for number in range(1, 11):
-            for name in ("one", "two"):
-                commit_one(session, session.get_one(Writer, name), number, random.Random(number))
-    yield engine
-    engine.dispose()
-
-
-def test_what_was_written_in_order_has_no_faults(engine: Engine) -> None:
-    found = audit(engine, every_row=True)
+def test_what_was_written_in_order_has_no_faults(ledger_engine: Engine) -> None:
+    found = audit(ledger_engine, every_row=True)
     assert found.faults == []
     assert found.counters == {"one": 10, "two": 10}
 
@@ -39,6 +19,7 @@ def test_what_was_written_in_order_has_no_faults(engine: Engine) -> None:
     [
         pytest.param("UPDATE writer SET counter = 9 WHERE name = 'one'", id="older row change applied last"),
         pytest.param("UPDATE writer SET added = added + 1 WHERE name = 'one'", id="statement applied twice"),
+        pytest.param("UPDATE writer SET mixed = mixed + 1 WHERE name = 'one'", id="statements in another order"),
         pytest.param("UPDATE writer SET counter = 11, added = 11 WHERE name = 'one'", id="parcel missing"),
         pytest.param("DELETE FROM item WHERE place = 2 AND id % 2 = 0", id="item missing"),
         pytest.param("INSERT INTO item (parcel_id, place) SELECT parcel_id, place FROM item LIMIT 1", id="item twice"),
@@ -53,7 +34,7 @@ def test_what_was_written_in_order_has_no_faults(engine: Engine) -> None:
         ),
     ],
 )
-def test_a_fault_is_found(engine: Engine, damage: str) -> None:
-    with engine.begin() as connection:
+def test_a_fault_is_found(ledger_engine: Engine, damage: str) -> None:
+    with ledger_engine.begin() as connection:
         connection.execute(text(damage))
-    assert audit(engine, every_row=True).faults != []
+    assert audit(ledger_engine, every_row=True).faults != []

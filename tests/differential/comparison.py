@@ -24,7 +24,8 @@ from tests.differential.schema import Base
 __all__ = ["CLOCK", "contents", "differences", "differences_between", "generated_key"]
 
 CLOCK = frozenset({("document", "created_at"), ("tally", "made_at")})
-"""Columns whose value is the time of the transaction: only their presence is compared."""
+"""Columns whose value is the time of the transaction: only their presence is compared. So it is with a column whose
+`info` has ``"clock"``."""
 
 
 def generated_key(column: Column[Any]) -> Column[Any] | None:
@@ -76,7 +77,7 @@ def contents(connection: Connection, metadata: MetaData = Base.metadata) -> dict
     result: dict[str, Counter[tuple[Any, ...]]] = {}
     for table in metadata.sorted_tables:
         origins = [generated_key(column) for column in table.columns]
-        clocks = [(table.name, column.name) in CLOCK for column in table.columns]
+        clocks = [(table.name, column.name) in CLOCK or "clock" in column.info for column in table.columns]
         result[table.name] = Counter(
             tuple(
                 value

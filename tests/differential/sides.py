@@ -114,11 +114,18 @@ class BufferedSide:
     """Sessions of a factory that walsync is attached to."""
 
     def __init__(
-        self, engine: Engine, directory: Path, batch_changes: int = 1000, *, count_replayed: bool = True
+        self,
+        engine: Engine,
+        directory: Path,
+        batch_changes: int = 1000,
+        *,
+        count_replayed: bool = True,
+        finds_conflicts: bool = True,
     ) -> None:
         self.engine = engine
         self.directory = directory
         self.batch_changes = batch_changes
+        self.tracked_versions = 100_000 if finds_conflicts else 0
         self.counts = Counts()
         self.listeners: list[tuple[str, Callable[..., Any]]] = [("after_append", self._appended)]
         if count_replayed:
@@ -171,7 +178,7 @@ class BufferedSide:
             self.directory,
             log=walsync.LogConfig(segment_bytes=SEGMENT_BYTES),
             checkpoint=walsync.CheckpointConfig(paused=True, batch_changes=self.batch_changes, batch_delay_s=0.002),
-            session=walsync.SessionConfig(read_timeout_s=READ_TIMEOUT_S),
+            session=walsync.SessionConfig(read_timeout_s=READ_TIMEOUT_S, tracked_versions=self.tracked_versions),
         )
         self.counts.opened += 1
         for name, listener in self.listeners:

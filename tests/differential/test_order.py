@@ -77,7 +77,10 @@ class Orders:
 
     def _attach(self) -> BufferedSide:
         self.logs += 1
-        return BufferedSide(self.buffered, self.directory / f"log-{self.logs}", count_replayed=False)
+        # What is refused is to be refused by the target.
+        return BufferedSide(
+            self.buffered, self.directory / f"log-{self.logs}", count_replayed=False, finds_conflicts=False
+        )
 
     def start_anew(self) -> None:
         """After a failure or a refusal the log holds what must not be applied: the next program gets a new one."""

@@ -70,6 +70,7 @@ def both(engines: tuple[Engine, Engine], program: Program, skip: int | None = No
     return differences(*engines) + read
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(program_bytes())
 def test_a_program_run_directly_twice_is_never_refused_and_leaves_equal_databases(

@@ -21,7 +21,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\((?P<target>[^()\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(?P<title>.+?) *#*$")
-FILE_NAME = re.compile(r"^# (?P<name>\w+\.py)$")
+FILE_NAME = re.compile(r"^# (?P<name>(?:\w+/)*\w+\.py)$")
 CODE = re.compile(r"`[^`]*`")
 
 

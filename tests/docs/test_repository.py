@@ -71,7 +71,7 @@ def test_the_lowest_versions_checked_are_those_that_the_project_allows() -> None
     project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     named = r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)[^"]*"'
     allowed: set[tuple[str, str]] = set()
-    for name in ("dependencies", "postgresql", "mysql", "mariadb", "cli"):
+    for name in ("dependencies", "postgresql", "asyncpg", "asyncmy", "aiosqlite", "mysql", "mariadb", "cli"):
         (listed,) = re.findall(rf"^{name} = \[(.*?)\]$", project, re.MULTILINE | re.DOTALL)
         assert listed
         allowed |= set(re.findall(named, listed))

@@ -75,6 +75,7 @@ def test_a_directory_in_use_is_not_touched(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.slow
 def test_the_temporary_directory_is_removed(tmp_path: Path) -> None:
     run_python("-m", "walsync.cli", "demo", timeout_s=DEADLINE_S, env={"TMPDIR": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []

@@ -5,36 +5,20 @@ Small runs on every database belong to the default suite; the whole data set, on
 
 from __future__ import annotations
 
-import importlib
 import re
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from sqlalchemy import create_engine, insert, text
 
-from tests.support.processes import REPOSITORY, run_python
+from tests.support.examples import EXAMPLES, example_modules
+from tests.support.processes import run_python
 
-FLIGHTS = REPOSITORY / "examples" / "flights.py"
+FLIGHTS = EXAMPLES / "flights.py"
 SQLITE_DEFAULT = "flights-data/flights.db"
 ROWS = {"airlines": 16, "airports": 1_458, "planes": 3_322, "weather": 26_115, "flights": 336_776}
 COMMITS_BEFORE_WEATHER = 1 + 15 + 34
-
-
-@contextmanager
-def flights_modules() -> Iterator[tuple[ModuleType, ModuleType]]:
-    """The example's schema and comparison, imported as the example itself imports them: from their own folder."""
-    names = ("flights_schema", "flights_compare")
-    sys.path.insert(0, str(FLIGHTS.parent))
-    try:
-        schema, compare = (importlib.import_module(name) for name in names)
-        yield schema, compare
-    finally:
-        sys.path.remove(str(FLIGHTS.parent))
 
 
 def flights(cwd: Path, *arguments: str, expect: int = 0, timeout_s: float = 100.0) -> str:
@@ -77,6 +61,7 @@ def test_a_killed_import_recovers_and_ends_equal(tmp_path: Path, target_url: str
     assert "3 commits of up to 100 rows" in output, "no row twice, none left out"
 
 
+@pytest.mark.slow
 @pytest.mark.crash
 def test_an_import_killed_again_and_again_ends_equal(tmp_path: Path) -> None:
     arguments = ("--limit", "500")
@@ -113,20 +98,21 @@ def test_a_finished_import_imports_nothing_again(tmp_path: Path) -> None:
 def test_the_comparison_finds_every_difference(
     tmp_path: Path, change: str, rows: int, differences: int, message: str
 ) -> None:
-    with flights_modules() as (schema, compare):
-        engine = create_engine(f"sqlite:///{tmp_path / 'flights.sqlite'}")
-        schema.Base.metadata.create_all(engine)
-        with engine.begin() as connection:
-            connection.execute(insert(schema.Flight), list(schema.source_rows(schema.Flight, 20)))
-        assert compare.compare_table(engine, schema.Flight, 20).differences == 0
-        with engine.begin() as connection:
-            connection.execute(text(change))
-        found = compare.compare_table(engine, schema.Flight, 20)
-        engine.dispose()
+    schema, compare = example_modules("flights_schema", "flights_compare")
+    engine = create_engine(f"sqlite:///{tmp_path / 'flights.sqlite'}")
+    schema.Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(schema.Flight), list(schema.source_rows(schema.Flight, 20)))
+    assert compare.compare_table(engine, schema.Flight, 20).differences == 0
+    with engine.begin() as connection:
+        connection.execute(text(change))
+    found = compare.compare_table(engine, schema.Flight, 20)
+    engine.dispose()
     assert (found.rows_compared, found.differences) == (rows, differences)
     assert message in "\n".join(found.examples)
 
 
+@pytest.mark.slow
 def test_a_difference_fails_the_run(tmp_path: Path) -> None:
     flights(tmp_path, "--limit", "50")
     engine = create_engine(f"sqlite:///{tmp_path / SQLITE_DEFAULT}")
@@ -138,6 +124,7 @@ def test_a_difference_fails_the_run(tmp_path: Path) -> None:
     assert "Source and database are DIFFERENT." in output
 
 
+@pytest.mark.slow
 def test_a_target_replaced_behind_the_log_is_refused_and_reset_starts_over(tmp_path: Path) -> None:
     flights(tmp_path, "--limit", "50")
     (tmp_path / SQLITE_DEFAULT).unlink()

@@ -52,7 +52,7 @@ class Reading(Base):
 @pytest.fixture(
     params=[
         pytest.param("private_postgresql", id="postgresql", marks=pytest.mark.postgresql),
-        pytest.param("private_mariadb", id="mariadb", marks=pytest.mark.mariadb),
+        pytest.param("private_mariadb", id="mariadb", marks=[pytest.mark.mariadb, pytest.mark.slow]),
     ]
 )
 def server(request: pytest.FixtureRequest) -> PrivateServer:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from walsync.wal import appender, checkpoint_file, opening, recovery, scanner, segments
@@ -24,7 +25,7 @@ class Mutation:
     """In `function` of `owner`, `text` becomes `replacement`."""
 
     name: str
-    owner: type
+    owner: type | ModuleType
     function: str
     text: str
     replacement: str
@@ -54,9 +55,9 @@ MUTATIONS = [
     ),
     Mutation(
         "directory fsync",
-        segments.SegmentPool,
-        "_make",
-        "self._storage.sync_directory()",
+        segments,
+        "make_slot_file",
+        "storage.sync_directory()",
         "pass",
     ),
     Mutation(

@@ -75,7 +75,10 @@ def test_the_work_reaches_every_part_of_the_log() -> None:
     assert OPERATIONS > 100
     log = open_log(disk, model)
     # It went through segments, came back to their files, and left something to recover.
-    assert log.readable_segments[-1].sequence > len([name for name in disk.list() if name.startswith("segment-")]) + 1
+    assert (
+        log._segments.readable_segments[-1].sequence
+        > len([name for name in disk.list() if name.startswith("segment-")]) + 1
+    )
     assert 0 < log.checkpointed_id < log.last_id
     log.close()
 

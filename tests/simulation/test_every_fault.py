@@ -119,7 +119,9 @@ def count_operations() -> int:
 OPERATIONS = count_operations()
 
 
-@pytest.mark.parametrize("times", [1, None], ids=["once", "for-ever"])
+@pytest.mark.parametrize(
+    "times", [pytest.param(1, id="once"), pytest.param(None, id="for-ever", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failure_of_any_operation(way: str, times: int | None) -> None:
     action, error = WAYS[way]

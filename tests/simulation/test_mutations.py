@@ -11,6 +11,7 @@ SEEDS = 12_000
 CHUNK = 250
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name.replace(" ", "-"))
 def test_the_scenarios_fail_without(mutation: Mutation) -> None:

@@ -91,6 +91,7 @@ def check(disk: Storage, committers: Committers) -> None:
     assert not set(found.values()) & committers.refused
 
 
+@pytest.mark.slow
 def test_a_crash_among_committing_threads_loses_nothing_acknowledged() -> None:
     crashed = 0
     for seed in range(SEEDS):

@@ -8,11 +8,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-__all__ = ["assert_databases_equal", "compare_databases", "empty_database", "fresh_database", "rendered"]
+__all__ = [
+    "assert_databases_equal",
+    "compare_databases",
+    "empty_database",
+    "fresh_database",
+    "make_transactions_real",
+    "rendered",
+    "without_syncs",
+]
 
 MAX_DIFFERENCES = 50
 UNKNOWN_THREAD = 1094  # MariaDB's number for KILL of a session that is not there
@@ -63,6 +71,25 @@ def _end_other_sessions(connection: Connection, database: str) -> None:
                 raise
 
 
+def make_transactions_real(engine: Engine) -> None:
+    """On SQLite, by the listeners that SQLAlchemy's documentation describes, from its next connection on.
+
+    Python's driver begins no transaction before the first DML, and knows nothing of savepoints.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    engine.dispose()
+
+    def connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    event.listen(engine, "connect", connect)
+    event.listen(engine, "begin", begin)
+
+
 def empty_database(url: str | URL) -> None:
     """Drop everything that a test may have left in a database made by `fresh_database`."""
     url = make_url(url)
@@ -79,6 +106,17 @@ def empty_database(url: str | URL) -> None:
             _end_other_sessions(connection, url.database)
             connection.execute(text(f"DROP DATABASE {url.database}"))
             connection.execute(text(f"CREATE DATABASE {url.database} CHARACTER SET utf8mb4"))
+
+
+def without_syncs(engine: Engine) -> Engine:
+    """The engine; if it is SQLite's it does not wait for the disk, which no test needs that pulls no plug."""
+
+    def relax(dbapi_connection: Any, _: Any) -> None:
+        dbapi_connection.execute("PRAGMA synchronous=OFF")
+
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", relax)
+    return engine
 
 
 def compare_databases(a: Engine, b: Engine, tables: Iterable[Table]) -> list[str]:

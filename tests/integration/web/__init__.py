@@ -1,0 +1,1 @@
+"""The web examples under real servers, with workers that are killed."""
