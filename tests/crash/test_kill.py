@@ -175,6 +175,7 @@ def run_kills(url: str, directory: Path, kills: int) -> None:
         killer.engine.dispose()
 
 
+@pytest.mark.slow
 def test_killed_writers_lose_and_double_nothing_on_sqlite(sqlite_url: str, tmp_path: Path) -> None:
     run_kills(sqlite_url, tmp_path / "log", QUICK_KILLS)
 

@@ -78,6 +78,7 @@ def rows(engine: Engine) -> int:
         return int(connection.execute(select(func.count()).select_from(late)).scalar_one())
 
 
+@pytest.mark.slow
 def test_a_missing_table_shows_in_the_status_of_another_process_until_it_is_created(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_applier_killed_many_times(target: Engine, join: Join, tmp_path: Pat
     assert len(take_over(target, tmp_path / "log", join, LARGE_TAKEOVERS)) > 0
 
 
+@pytest.mark.slow
 def test_the_applier_closed_another_goes_on(target: Engine, join: Join, tmp_path: Path) -> None:
     workers = [join() for _ in range(3)]
     for number in range(2):

@@ -60,7 +60,7 @@ def run_example(server: tuple[str, ...], url: str, directory: Path, orders: int,
     assert int(re.findall(r"Read back at once: (\d+)", output)[0]) > 0.1 * orders
 
 
-@pytest.mark.parametrize("server", SERVERS[:2])
+@pytest.mark.parametrize("server", [pytest.param(*SERVERS[0].values, id="fastapi", marks=pytest.mark.slow), SERVERS[1]])
 def test_a_killed_worker_loses_no_order_on_sqlite(server: tuple[str, ...], sqlite_url: str, tmp_path: Path) -> None:
     run_example(server, sqlite_url, tmp_path, QUICK_ORDERS, 1)
 

@@ -109,7 +109,7 @@ THEMES = [
 ]
 BATCHES = int(os.environ.get("WALSYNC_ARRANGEMENTS", "480"))
 SEEDS = 8
-QUICK_SEEDS = SEEDS if "WALSYNC_ARRANGEMENTS" in os.environ else 3
+QUICK_SEEDS = SEEDS if "WALSYNC_ARRANGEMENTS" in os.environ else 2
 """Of the default run."""
 KINDS: list[ChangeKind] = ["insert", "update", "delete"]
 BATCH = 16
