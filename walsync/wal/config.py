@@ -78,6 +78,10 @@ class LogConfig:
     sync_timeout_s: float = 60.0
     """How long a commit waits for another process to finish a sync of the log."""
 
+    gather_s: float = 0.0002
+    """How long at most, and never longer than the last sync took, one who is about to sync waits for the entries of
+    other processes that are likely to have one soon, so that they need no sync of their own. 0: not at all."""
+
     segment_timeout_s: float = 30.0
     """How long a commit waits for the background thread to prepare a segment."""
 
@@ -121,6 +125,7 @@ class LogConfig:
         self._seconds("open_timeout_s", 0.001)
         self._seconds("append_timeout_s", 0.001)
         self._seconds("sync_timeout_s", 0.001)
+        self._seconds("gather_s", 0.0)
         self._seconds("segment_timeout_s", 0.001)
         self._seconds("checkpoint_timeout_s", 0.001)
         self._seconds("checkpoint_retry_s", 0.0)

@@ -24,10 +24,14 @@ Words:
     10           1 + the highest number of a slot file
     11           1 + the highest number of a box that anybody has had
     12           how many entries were written together last
+    13           how long the last sync took, in nanoseconds
     14 to 30     tail: position, next entry id, chain and epoch, segment's sequence, its slot file, promise, base
     32 to 40     durable: position, entry id, segment's sequence
     44 to 54     released: position, entry id, sequence of the first segment in use, generation of the checkpoint slot
+    56           how many processes had an entry to commit during the last sync
+    57, 58       syncs still to be made before anybody waits for others' entries again, and how many it will be next
     64 to 127    why the log is poisoned: the length of a text in bytes, and the text
+    128          bells: a word for each box, which is another one after each sync that its owner waited for
     512          marks: two tables of 8192 words
     16896        slot files: a word for each
     82432        boxes, see `walsync.wal.sharing.posts`: 64 words each for the number of the post that lies in one, how
@@ -45,7 +49,7 @@ from walsync.wal.storage.protocol import SharedWords
 __all__ = ["Record", "Words", "durable_record", "local_words", "released_record", "tail_record"]
 
 MAGIC: Final = int.from_bytes(b"walsync\0", "little")
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the layout. Another one is not joined; the first process to open a log builds the block anew in its own."""
 
 HEAD: Final = 0
@@ -60,11 +64,16 @@ UNMARKED: Final = 9
 SLOTS_END: Final = 10
 BOXES_END: Final = 11
 GROUP: Final = 12
+SYNC_NS: Final = 13
 TAIL: Final = 14
 DURABLE: Final = 32
 RELEASED: Final = 44
+COMMITTING: Final = 56
+HASTE: Final = 57
+NEXT_HASTE: Final = 58
 POISON_TEXT: Final = 64
 POISON_TEXT_BYTES: Final = 63 * 8
+BELLS: Final = 128
 MARKS: Final = 512
 MARK_ROW_WORDS: Final = 8192
 SLOTS: Final = MARKS + 2 * MARK_ROW_WORDS

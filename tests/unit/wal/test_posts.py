@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from walsync.wal.checksum import CRC32C, checksum_function
-from walsync.wal.control_block import BOX_WORDS, BOXES, MARKS, MAX_BOXES, POST_NUMBER_MASK, POSTED, TAKEN, TOTAL_WORDS
+from walsync.wal.control_block import (
+    BELLS,
+    BOX_WORDS,
+    BOXES,
+    COMMITTING,
+    MARKS,
+    MAX_BOXES,
+    POST_NUMBER_MASK,
+    POSTED,
+    TAKEN,
+    TOTAL_WORDS,
+)
 from walsync.wal.sharing import posts as posts_module
 from walsync.wal.sharing.posts import Outcome, Posts
 from walsync.wal.storage.shared import FileShare
@@ -17,16 +28,32 @@ ONE = [(b"data", (MARKS, MARKS + 7))]
 LARGEST = 8 * BOX_WORDS - 16 - 8
 
 
+class RecordingBells:
+    """Knows who was woken."""
+
+    wakes = True
+
+    def __init__(self) -> None:
+        self.rung: list[int] = []
+
+    def wait(self, index: int, seen: int, timeout_s: float) -> None:
+        raise AssertionError("nobody waits here")
+
+    def ring(self, index: int) -> None:
+        self.rung.append(index - BELLS)
+
+
 class Machine:
     """Processes with one control block, each with locks of its own."""
 
     def __init__(self, directory: Path) -> None:
         self.share = FileShare(str(directory))
         self.words = self.share.make_words("control", TOTAL_WORDS)
+        self.bells = RecordingBells()
         self.all: list[Posts] = []
 
     def process(self) -> Posts:
-        posts = Posts(self.words, lambda box: self.share.lock(f"box-{box}"), checksum_function(CRC32C))
+        posts = Posts(self.words, self.bells, lambda box: self.share.lock(f"box-{box}"), checksum_function(CRC32C))
         posts.claim()
         self.all.append(posts)
         return posts
@@ -132,7 +159,7 @@ def test_who_gets_the_box_of_a_dead_process_gets_nothing_of_what_it_left(machine
             other.took(post, 9, 0)
         one.close()
         third = machine.process()
-        assert third.own_taken == TAKEN
+        assert third.own_box == 0
         if published is False:
             other.give_back(9)
         assert other.collect() == []
@@ -185,5 +212,36 @@ def test_who_finds_no_box_posts_nothing_and_takes_the_posts_of_others(machine: M
         assert posts.put_one(b"x", ())
     assert len(without.collect()) == MAX_BOXES
     processes[5].close()
-    assert machine.process().own_taken == TAKEN + 5
+    assert machine.process().own_box == 5
     assert len(without.collect()) == MAX_BOXES - 1
+
+
+def test_those_whose_posts_were_collected_are_woken_and_one_who_came_later(machine: Machine) -> None:
+    leader, *others = (machine.process() for _ in range(6))
+    for posts in others[:2]:
+        put(posts, ONE)
+    collected = leader.collect()
+    for post in collected:
+        leader.took(post, 5, 0)
+    for posts in others[3:]:
+        put(posts, ONE)
+    before = machine.words[BELLS : BELLS + 7].tolist()
+    leader.ring()
+    assert machine.bells.rung == [1, 2, 4]
+    after = machine.words[BELLS : BELLS + 7].tolist()
+    assert [box for box in range(7) if before[box] != after[box]] == [1, 2, 4]
+    # Two were served, two came since, and the leader itself.
+    assert machine.words[COMMITTING] == 5
+    # Nobody is woken twice for one sync.
+    machine.bells.rung.clear()
+    leader.ring()
+    assert machine.bells.rung == [4]
+    assert leader.count() == 2
+
+
+def test_nobody_is_woken_when_nobody_posts(machine: Machine) -> None:
+    leader, _ = machine.process(), machine.process()
+    leader.collect()
+    leader.ring()
+    assert machine.bells.rung == []
+    assert machine.words[COMMITTING] == 1

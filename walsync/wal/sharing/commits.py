@@ -18,9 +18,10 @@ from typing import Final, NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.appender import Appender
-from walsync.wal.control_block import GROUP, URGENT
+from walsync.wal.control_block import COMMITTING, GROUP, URGENT
 from walsync.wal.group_commit import GroupCommit, _chunks_of, _Waiter
 from walsync.wal.pending import PendingEntry
+from walsync.wal.sharing.gathering import Gathering
 from walsync.wal.sharing.posts import Outcome, Post, Posts
 from walsync.wal.sharing.tail import SharedTail
 from walsync.wal.storage.protocol import SharedWords
@@ -61,10 +62,13 @@ class _AtTail:
 class SharedGroupCommit(GroupCommit):
     """Makes entries durable for the threads of this process, with those of others."""
 
-    def __init__(self, appender: Appender, words: SharedWords, tail: SharedTail, posts: Posts) -> None:
+    def __init__(
+        self, appender: Appender, words: SharedWords, tail: SharedTail, posts: Posts, gathering: Gathering
+    ) -> None:
         super().__init__(appender, words)
         self._tail = tail
         self._posts = posts
+        self._gathering = gathering
         self.at_tail = _AtTail(tail)
         self._posted: tuple[int, list[_Waiter]] | None = None
         """The number of this process's post, and those whose entries it is. For the thread that leads."""
@@ -99,7 +103,7 @@ class SharedGroupCommit(GroupCommit):
                 return self._sync_alone(lead, work, places)
             if is_alone:
                 number = posts.put_one(work, places)
-                entry_id = tail.wait_for_post(posts.own_taken, number) if number else 0
+                entry_id = tail.wait_for_post(posts.own_box, number) if number else 0
                 if entry_id:
                     with self._mutex:
                         if not self._waiting:
@@ -133,10 +137,13 @@ class SharedGroupCommit(GroupCommit):
         """Write one entry of this process, and what is posted, and sync, with the sync lock; returns the entry's id."""
         try:
             try:
+                if self._words[COMMITTING] > 1:
+                    self._gathering.wait()
                 entry_id, rejection = self._write_alone(work, places)
                 target = self._tail.sync()
             finally:
                 self._tail.release_sync_lock()
+                self._posts.ring()
         except LogError:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
@@ -199,14 +206,17 @@ class SharedGroupCommit(GroupCommit):
         try:
             if not tail.try_sync_lock():
                 self._hand_over()
-                durable = tail.wait_for_sync(self._is_served)
+                box = self._posts.own_box if self._posted is not None else -1
+                durable = tail.wait_for_sync(box, self._is_served)
                 if durable is not None:
                     return durable
             try:
+                self._gathering.wait()
                 self._write_for_all()
                 return None if self.poison_cause is not None else tail.sync()
             finally:
                 tail.release_sync_lock()
+                self._posts.ring()
         except LogError as error:
             self._learn(error)
             # Whether their entries come into the log shows later. The others have not been written.

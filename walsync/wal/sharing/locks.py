@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from types import TracebackType
@@ -10,10 +11,19 @@ from typing import Final
 from walsync.exceptions import LogError, LogTimeoutError
 from walsync.wal.storage.protocol import SharedLock
 
-__all__ = ["ProcessLease", "TimedLock", "locking_failed", "wait_for"]
+__all__ = ["ProcessLease", "TimedLock", "give_way", "locking_failed", "wait_for"]
 
 _FIRST_PAUSE_S: Final = 0.00005
 _LONGEST_PAUSE_S: Final = 0.005
+
+
+def give_way() -> None:
+    """Let somebody else have the processor, if anybody wants it."""
+    time.sleep(0)
+
+
+if hasattr(os, "sched_yield"):
+    give_way = os.sched_yield
 
 
 def wait_for(lock: SharedLock, timeout_s: float, longest_pause_s: float = _LONGEST_PAUSE_S) -> bool:

@@ -40,6 +40,7 @@ from walsync.wal.opening import OpenedLog, open_log
 from walsync.wal.parts import LogParts, note_recovered
 from walsync.wal.segment import slot_number
 from walsync.wal.sharing.commits import SharedGroupCommit
+from walsync.wal.sharing.gathering import Gathering
 from walsync.wal.sharing.locks import ProcessLease, TimedLock, wait_for
 from walsync.wal.sharing.posts import Posts
 from walsync.wal.sharing.releases import SegmentList, SharedReleases
@@ -264,10 +265,12 @@ class _Builder:
         share, config, storage = self._share, self._config, self._storage
         appender, files = opened.appender, opened.files
         released = released_record(words)
+        bells = share.bells(words)
         tail = SharedTail(
             words,
             share.lock(_APPEND_LOCK),
             share.lock(_SYNC_LOCK),
+            bells,
             appender,
             pool,
             config,
@@ -278,6 +281,7 @@ class _Builder:
         )
         posts = Posts(
             words,
+            bells,
             lambda box: share.lock(_BOX_LOCK.format(box)),
             checksum_function(opened.checkpoint_file.slot.checksum_kind),
         )
@@ -285,7 +289,7 @@ class _Builder:
         if recovered_here:
             tail.publish_first()
             words[WHOLE] = 1
-        commits = SharedGroupCommit(appender, words, tail, posts)
+        commits = SharedGroupCommit(appender, words, tail, posts, Gathering(words, posts, config.gather_s))
         if tail.is_poisoned:
             tail.raise_poisoned()
         releases = SharedReleases(

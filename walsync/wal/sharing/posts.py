@@ -24,9 +24,11 @@ from typing import Final, NamedTuple
 
 from walsync.wal.checksum import ChecksumFunction
 from walsync.wal.control_block import (
+    BELLS,
     BOX_WORDS,
     BOXES,
     BOXES_END,
+    COMMITTING,
     MARK_ROW_WORDS,
     MARKS,
     MAX_BOXES,
@@ -37,7 +39,7 @@ from walsync.wal.control_block import (
     TAKEN,
     TAKEN_ID_SHIFT,
 )
-from walsync.wal.storage.protocol import SharedLock, SharedWords
+from walsync.wal.storage.protocol import SharedBells, SharedLock, SharedWords
 
 __all__ = ["Outcome", "Post", "Posts"]
 
@@ -73,14 +75,23 @@ class Posts:
     the append lock of all processes as well.
     """
 
-    def __init__(self, words: SharedWords, box_lock: Callable[[int], SharedLock], checksum: ChecksumFunction) -> None:
+    def __init__(
+        self,
+        words: SharedWords,
+        bells: SharedBells,
+        box_lock: Callable[[int], SharedLock],
+        checksum: ChecksumFunction,
+    ) -> None:
         self._words = words
+        self._bells = bells
         self._bytes = memoryview(words).cast("B")  # type: ignore[arg-type]
         self._box_lock = box_lock
         self._checksum = checksum
         self._locks: dict[int, SharedLock] = {}
         self._own = -1
         self._claimed = False
+        self._collected: list[Post] = []
+        """What was found last. For the one who has the sync lock."""
 
     # --------------------------------------------------------------------------------------------------- the box
 
@@ -165,9 +176,9 @@ class Posts:
         return number
 
     @property
-    def own_taken(self) -> int:
-        """The word that says how far the post of this process is taken."""
-        return TAKEN + self._own
+    def own_box(self) -> int:
+        """The box of this process; -1 if it has none."""
+        return self._own
 
     def outcome(self, number: int) -> Outcome | None:
         """What became of a post; None if nobody has taken it. Look at what is durable before this."""
@@ -194,19 +205,43 @@ class Posts:
 
     def collect(self) -> list[Post]:
         """The posts that are to be written now. Those of dead processes are dropped."""
+        now = time.monotonic_ns()
+        found = []
+        for box, number in self._pending():
+            post = self._read(box, number, now)
+            if post is not None:
+                found.append(post)
+        self._collected = found
+        return found
+
+    def _pending(self) -> list[tuple[int, int]]:
+        """The boxes in which a post lies, and its number."""
         words = self._words
         end = min(words[BOXES_END], MAX_BOXES)
         taken = words[TAKEN : TAKEN + end].tolist()
         posted = words[POSTED : POSTED + end].tolist()
+        return [(box, number) for box, number in enumerate(posted) if (taken[box] ^ number) & POST_NUMBER_MASK]
+
+    def count(self) -> int:
+        """How many posts lie in their boxes. Takes no lock."""
+        return len(self._pending())
+
+    def ring(self) -> None:
+        """Wake those whose posts were collected, for they are durable, and one whose post came since, to sync next.
+
+        For the one who had the sync lock, after it is given back: who posts later finds it free.
+        """
+        collected, self._collected = self._collected, []
+        words, bells = self._words, self._bells
+        pending = self._pending()
+        words[COMMITTING] = 1 + len(collected) + len(pending)
+        if not collected and not pending:
+            return
+        # Two may ring one bell at once, but no two in the same nanosecond, with another number before.
         now = time.monotonic_ns()
-        found = []
-        for box in range(end):
-            number = posted[box]
-            if (taken[box] ^ number) & POST_NUMBER_MASK:
-                post = self._read(box, number, now)
-                if post is not None:
-                    found.append(post)
-        return found
+        for box in [post.box for post in collected] + [box for box, _ in pending[:1]]:
+            words[BELLS + box] = now
+            bells.ring(BELLS + box)
 
     def _read(self, box: int, number: int, now: int) -> Post | None:
         begin = 8 * (BOXES + box * BOX_WORDS)

@@ -15,7 +15,6 @@ A signal's handler that raises in the middle of a write is a death as far as the
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -24,6 +23,7 @@ from walsync.exceptions import LogPoisonedError, LogTimeoutError
 from walsync.wal.appender import Appender
 from walsync.wal.config import LogConfig
 from walsync.wal.control_block import (
+    BELLS,
     DURABLE,
     GROUP,
     IN_PROGRESS,
@@ -31,7 +31,9 @@ from walsync.wal.control_block import (
     POISON_TEXT_BYTES,
     POISONED,
     POST_NUMBER_MASK,
+    SYNC_NS,
     TAIL,
+    TAKEN,
     TAKEN_ID_SHIFT,
     WORD_MASK,
     durable_record,
@@ -39,9 +41,9 @@ from walsync.wal.control_block import (
 )
 from walsync.wal.format import RECOVERY
 from walsync.wal.segment import Segment, slot_number
-from walsync.wal.sharing.locks import locking_failed, wait_for
+from walsync.wal.sharing.locks import give_way, locking_failed, wait_for
 from walsync.wal.sharing.slot_files import SharedSlotFiles
-from walsync.wal.storage.protocol import SharedLock, SharedWords, StorageFile
+from walsync.wal.storage.protocol import SharedBells, SharedLock, SharedWords, StorageFile
 
 __all__ = ["SharedTail"]
 
@@ -50,21 +52,12 @@ _LONGEST_APPEND_PAUSE_S: Final = 0.001
 _SYNC_PAUSE_S: Final = 0.0001
 _SYNC_PAUSE_OF_ENTRY_S: Final = 0.00004
 """How long to wait for another process's sync at first, and how much longer for each entry written together last: the
-more processes there are, the likelier it is that one of them looks in time."""
+more processes there are, the likelier it is that one of them looks in time. Where nobody can be woken."""
 _LONGEST_SYNC_PAUSE_S: Final = 0.002
 _ORPHANED_S: Final = 0.5
 _EPOCH_SHIFT: Final = 32
 _TAIL_WIDTH: Final = 8
 _CHAIN_MASK: Final = (1 << _EPOCH_SHIFT) - 1
-
-
-def _give_way() -> None:
-    """Let somebody else have the processor, if anybody wants it."""
-    time.sleep(0)
-
-
-if hasattr(os, "sched_yield"):
-    _give_way = os.sched_yield
 
 
 class SharedTail:
@@ -75,6 +68,7 @@ class SharedTail:
         words: SharedWords,
         append_lock: SharedLock,
         sync_lock: SharedLock,
+        bells: SharedBells,
         appender: Appender,
         slot_files: SharedSlotFiles,
         config: LogConfig,
@@ -90,6 +84,7 @@ class SharedTail:
         self._words = words
         self._append_lock = append_lock
         self._sync_lock = sync_lock
+        self._bells = bells
         self._appender = appender
         self._slot_files = slot_files
         self._config = config
@@ -198,7 +193,7 @@ class SharedTail:
     def _wait_to_append(self) -> None:
         # It is held for some ten microseconds: sleeping takes longer, and leaves it free while everybody sleeps.
         for _ in range(_YIELDS):
-            _give_way()
+            give_way()
             with contextlib.suppress(BlockingIOError):
                 self._append_lock.try_exclusive()
                 return
@@ -323,16 +318,13 @@ class SharedTail:
         """Let others sync. May be called without having the lock."""
         self._sync_lock.unlock()
 
-    def wait_for_post(self, taken: int, number: int) -> int:
-        """The id of the one entry of a post when it is durable. 0 when it came back, or when this has the sync lock.
-
-        `taken`: the word that says how far the post is taken.
-        """
+    def wait_for_post(self, box: int, number: int) -> int:
+        """The id of the one entry of a post when it is durable. 0 when it came back, or when this has the sync lock."""
         words, try_exclusive = self._words, self._sync_lock.try_exclusive
-        pause_s = _SYNC_PAUSE_S + _SYNC_PAUSE_OF_ENTRY_S * words[GROUP]
-        deadline = 0.0
+        bell, taken = BELLS + box, TAKEN + box
+        pause_s = deadline = 0.0
         while True:
-            time.sleep(pause_s)
+            rung = words[bell]
             # Written when it is durable, and whole: what is read here is, or was a moment ago. It is read first.
             durable_id = words[DURABLE + 2 + (words[DURABLE] & 1) * 4]
             state = words[taken]
@@ -343,6 +335,7 @@ class SharedTail:
                     return entry_id
             if words[POISONED]:
                 self.raise_poisoned()
+            # Tried after the post is in its box: whoever has the lock looks for posts after giving it back.
             try:
                 try_exclusive()
             except BlockingIOError:
@@ -354,19 +347,30 @@ class SharedTail:
                 raise locking_failed(error) from error
             else:
                 return 0
-            pause_s = min(pause_s * 1.2, _LONGEST_SYNC_PAUSE_S)
+            pause_s = self._next_pause(pause_s)
+            self._bells.wait(bell, rung, pause_s)
 
-    def wait_for_sync(self, served: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
+    def _next_pause(self, pause_s: float) -> float:
+        """How long to wait for a sync, after a wait of `pause_s`, or 0, was not enough."""
+        if self._bells.wakes:
+            return _LONGEST_SYNC_PAUSE_S
+        if not pause_s:
+            group: int = self._words[GROUP]
+            return _SYNC_PAUSE_S + _SYNC_PAUSE_OF_ENTRY_S * group
+        return min(pause_s * 1.2, _LONGEST_SYNC_PAUSE_S)
+
+    def wait_for_sync(self, box: int, served: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
         """What is durable, when another process's sync covers `own_id` and `served` says so; None with the sync lock.
 
-        `served` is asked with what was durable before the question.
+        `served` is asked with what was durable before the question. `box`: where this process's post lies, or -1.
         """
         deadline = time.monotonic() + self._config.sync_timeout_s
         words = self._words
-        pause_s = _SYNC_PAUSE_S + _SYNC_PAUSE_OF_ENTRY_S * words[GROUP]
+        bell = BELLS + box
+        pause_s = 0.0
         seen = -1
         while True:
-            time.sleep(pause_s)
+            rung = words[bell] if box >= 0 else 0
             if words[POISONED]:
                 self.raise_poisoned()
             generation = words[DURABLE]
@@ -379,7 +383,13 @@ class SharedTail:
                 return None
             if time.monotonic() > deadline:
                 raise self._too_long()
-            pause_s = min(pause_s * 1.2, _LONGEST_SYNC_PAUSE_S)
+            if box >= 0:
+                pause_s = self._next_pause(pause_s)
+                self._bells.wait(bell, rung, pause_s)
+            else:
+                # What was written without a post nobody is told of.
+                pause_s = min(1.2 * pause_s or _SYNC_PAUSE_S, _LONGEST_SYNC_PAUSE_S)
+                time.sleep(pause_s)
 
     def _too_long(self) -> LogTimeoutError:
         return LogTimeoutError(
@@ -412,7 +422,9 @@ class SharedTail:
             self._synced_file = (sequence, self._file_of(self._segment_of(sequence)))
         file = self._synced_file[1]
         assert file is not None
+        began_ns = time.monotonic_ns()
         file.sync()
+        self._words[SYNC_NS] = time.monotonic_ns() - began_ns
         self._durable.write(position, next_id - 1, sequence)
         self._synced_generation = self._words[DURABLE]
         return position, next_id - 1

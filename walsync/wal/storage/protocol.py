@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["SharedLock", "SharedWords", "Storage", "StorageFile", "StorageLock", "StorageShare"]
+__all__ = ["SharedBells", "SharedLock", "SharedWords", "Storage", "StorageFile", "StorageLock", "StorageShare"]
 
 
 class StorageFile(Protocol):
@@ -79,6 +79,20 @@ class SharedLock(Protocol):
         """Give up what is held, for good. May be called twice."""
 
 
+class SharedBells(Protocol):
+    """Wakes processes that wait for a word that they share. One may miss it: who waits looks again after a while."""
+
+    @property
+    def wakes(self) -> bool:
+        """Whether who waits is woken at all, and not only after its time."""
+
+    def wait(self, index: int, seen: int, timeout_s: float) -> None:
+        """Sleep until the word is rung or the time is over. It was `seen` before whatever made its caller wait."""
+
+    def ring(self, index: int) -> None:
+        """Wake one who waits for the word. Another value is to be written to it first."""
+
+
 class StorageShare(Protocol):
     """What processes that use one storage have in common. See `walsync.wal.sharing`."""
 
@@ -90,6 +104,9 @@ class StorageShare(Protocol):
 
     def map_words(self, name: str, count: int) -> SharedWords | None:
         """The words that another process made; None if there are none of this number."""
+
+    def bells(self, words: SharedWords) -> SharedBells:
+        """How those who share these words wake each other."""
 
 
 class Storage(Protocol):

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn, cast
 
-from walsync.wal.storage.protocol import SharedWords
+from walsync.wal.storage.bells import bells_for
+from walsync.wal.storage.protocol import SharedBells, SharedWords
 
 __all__ = ["FileShare", "SharedFileLock"]
 
@@ -125,6 +126,10 @@ class FileShare:
             return self._map(name, count)
         except (FileNotFoundError, ValueError):
             return None
+
+    def bells(self, words: SharedWords) -> SharedBells:
+        """Futexes where there are any."""
+        return bells_for(words)
 
     def _map(self, name: str, count: int) -> SharedWords:
         descriptor = os.open(self._path(name), os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
