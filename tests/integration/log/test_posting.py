@@ -18,6 +18,19 @@ from walsync.exceptions import LogFullError, LogPoisonedError, LogTimeoutError
 from walsync.testing import Fault, FaultAction, FaultyStorage, OperationKind, SimulatedCrash
 from walsync.wal import FileStorage, WriteAheadLog, verify_log
 from walsync.wal.sharing import posts as posts_module
+from walsync.wal.storage import shared as shared_module
+from walsync.wal.storage.bells import FutexBells, PausingBells
+
+
+@pytest.fixture(params=["woken", "missed", "pausing"], autouse=True)
+def bells(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How processes are woken: as this system does it, not although it could, and where it cannot."""
+    if request.param == "missed":
+        monkeypatch.setattr(FutexBells, "ring", lambda self, index: None)
+    elif request.param == "pausing":
+        monkeypatch.setattr(shared_module, "bells_for", lambda words: PausingBells())
+    kind: str = request.param
+    return kind
 
 
 def open_log(where: Any, **settings: Any) -> WriteAheadLog:
