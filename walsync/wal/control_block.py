@@ -29,6 +29,7 @@ Words:
     32 to 40     durable: position, entry id, segment's sequence
     44 to 54     released: position, entry id, sequence of the first segment in use, generation of the checkpoint slot
     56           how many processes had an entry to commit during the last sync
+    59           1 while somebody has the sync lock
     57, 58       syncs still to be made before anybody waits for others' entries again, and how many it will be next
     64 to 127    why the log is poisoned: the length of a text in bytes, and the text
     128          bells: a word for each box, which is another one after each sync that its owner waited for
@@ -71,6 +72,7 @@ RELEASED: Final = 44
 COMMITTING: Final = 56
 HASTE: Final = 57
 NEXT_HASTE: Final = 58
+SYNCING: Final = 59
 POISON_TEXT: Final = 64
 POISON_TEXT_BYTES: Final = 63 * 8
 BELLS: Final = 128

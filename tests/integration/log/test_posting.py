@@ -17,6 +17,7 @@ from tests.unit.wal.logs import all_of, quiet_config
 from walsync.exceptions import LogFullError, LogPoisonedError, LogTimeoutError
 from walsync.testing import Fault, FaultAction, FaultyStorage, OperationKind, SimulatedCrash
 from walsync.wal import FileStorage, WriteAheadLog, verify_log
+from walsync.wal.control_block import SYNCING
 from walsync.wal.sharing import posts as posts_module
 from walsync.wal.storage import shared as shared_module
 from walsync.wal.storage.bells import FutexBells, PausingBells
@@ -303,3 +304,13 @@ def test_a_failed_sync_of_the_taker_reaches_whoever_has_posted(tmp_path: Path) -
             taker.append(b"x")
         commits.end()
         assert isinstance(commits.errors[b"posted"], LogPoisonedError)
+
+
+def test_a_process_that_died_while_it_synced_holds_nobody_up(tmp_path: Path) -> None:
+    with open_log(tmp_path / "log") as one, open_log(tmp_path / "log") as other:
+        for number in range(6):
+            # What a killed process leaves: the word says that it syncs, and nobody has the lock.
+            one.control._words[SYNCING] = 1
+            assert (one, other)[number % 2].append(b"%d" % number) == number + 1
+            assert one.control._words[SYNCING] == 0
+        assert all_of(other) == {number + 1: [b"%d" % number] for number in range(6)}

@@ -1,7 +1,7 @@
 """One log, many processes: how those that have a directory open keep out of each other's way.
 
 `membership` opens and joins, `tail` lets one at a time write at the log's end, `commits` is group commit over
-processes, `slot_files` and `releases` share the segments' files, `locks` are what all of them wait for. What the
+processes, through `posts` and after `gathering`, `slot_files` and `releases` share the segments' files, `locks` are what all of them wait for. What the
 processes tell each other lies in the control block (`walsync.wal.control_block`); what must survive them lies in the
 segments alone.
 

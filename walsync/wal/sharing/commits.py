@@ -1,9 +1,11 @@
 """Group commit over processes: one sync for all entries that any of them has written before it began.
 
-Within a process it is `walsync.wal.group_commit`: one thread leads. It tries to have the sync lock. With it, it writes
-its process's entries and the posts of all others (`walsync.wal.sharing.posts`) at the shared tail, and syncs. Without
-it another process syncs at this moment: it posts its process's entries, writes those that are too large to be posted,
-and waits until a sync covers them or the lock is free. A failed write or sync poisons the log for all processes.
+Within a process it is `walsync.wal.group_commit`: one thread leads. It tries to have the sync lock. With it, it waits
+a moment for others that are likely to come (`walsync.wal.sharing.gathering`), writes its process's entries and the
+posts of all others (`walsync.wal.sharing.posts`) at the shared tail, syncs, and wakes those whom that serves, and one
+who is to sync next. Without it another process syncs at this moment: it posts its process's entries, writes those that
+are too large to be posted, and waits until a sync covers them or the lock is free. A failed write or sync poisons the
+log for all processes.
 
 An interrupt (a signal's handler that raises, such as a worker's that is told to stop) poisons it for none: what was
 being written is overwritten by whoever writes next, and an interrupted sync is made again by whoever leads next, for
@@ -18,7 +20,7 @@ from typing import Final, NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.appender import Appender
-from walsync.wal.control_block import COMMITTING, GROUP, URGENT
+from walsync.wal.control_block import COMMITTING, GROUP, SYNCING, URGENT
 from walsync.wal.group_commit import GroupCommit, _chunks_of, _Waiter
 from walsync.wal.pending import PendingEntry
 from walsync.wal.sharing.gathering import Gathering
@@ -99,7 +101,7 @@ class SharedGroupCommit(GroupCommit):
             if self._leader is not lead:
                 return 0
             is_alone = not self._queue and self._posted is None
-            if is_alone and tail.try_sync_lock():
+            if is_alone and not self._words[SYNCING] and tail.try_sync_lock():
                 return self._sync_alone(lead, work, places)
             if is_alone:
                 number = posts.put_one(work, places)

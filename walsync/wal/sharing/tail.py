@@ -32,6 +32,7 @@ from walsync.wal.control_block import (
     POISONED,
     POST_NUMBER_MASK,
     SYNC_NS,
+    SYNCING,
     TAIL,
     TAKEN,
     TAKEN_ID_SHIFT,
@@ -312,10 +313,12 @@ class SharedTail:
             return False
         except OSError as error:
             raise locking_failed(error) from error
+        self._words[SYNCING] = 1
         return True
 
     def release_sync_lock(self) -> None:
         """Let others sync. May be called without having the lock."""
+        self._words[SYNCING] = 0
         self._sync_lock.unlock()
 
     def wait_for_post(self, box: int, number: int) -> int:
@@ -323,6 +326,7 @@ class SharedTail:
         words, try_exclusive = self._words, self._sync_lock.try_exclusive
         bell, taken = BELLS + box, TAKEN + box
         pause_s = deadline = 0.0
+        heard = -1
         while True:
             rung = words[bell]
             # Written when it is durable, and whole: what is read here is, or was a moment ago. It is read first.
@@ -335,18 +339,22 @@ class SharedTail:
                     return entry_id
             if words[POISONED]:
                 self.raise_poisoned()
-            # Tried after the post is in its box: whoever has the lock looks for posts after giving it back.
-            try:
-                try_exclusive()
-            except BlockingIOError:
-                if not deadline:
-                    deadline = time.monotonic() + self._config.sync_timeout_s
-                elif time.monotonic() > deadline:
-                    raise self._too_long() from None
-            except OSError as error:
-                raise locking_failed(error) from error
-            else:
-                return 0
+            # Asked after the post is in its box: whoever syncs looks for posts after saying that it does not any more.
+            # If it is not heard of in time, it may be dead.
+            if not words[SYNCING] or rung == heard:
+                try:
+                    try_exclusive()
+                except BlockingIOError:
+                    if not deadline:
+                        deadline = time.monotonic() + self._config.sync_timeout_s
+                    elif time.monotonic() > deadline:
+                        raise self._too_long() from None
+                except OSError as error:
+                    raise locking_failed(error) from error
+                else:
+                    words[SYNCING] = 1
+                    return 0
+            heard = rung
             pause_s = self._next_pause(pause_s)
             self._bells.wait(bell, rung, pause_s)
 

@@ -61,7 +61,6 @@ class FutexBells:
         # Keeps the memory mapped for as long as this object lives.
         self._mapped = ctypes.c_char.from_buffer(words)  # type: ignore[arg-type]
         self._address = ctypes.addressof(self._mapped)
-        self._times: dict[float, Any] = {}
         ctypes.set_errno(0)
         self.wait(0, words[0] + 1, 0.001)
         if ctypes.get_errno() != _EAGAIN:
@@ -69,12 +68,8 @@ class FutexBells:
 
     def wait(self, index: int, seen: int, timeout_s: float) -> None:
         """Sleep until the word is rung or the time is over; not at all if it is no longer what was seen."""
-        time_ = self._times.get(timeout_s)
-        if time_ is None:
-            seconds = int(timeout_s)
-            time_ = self._time(seconds, int((timeout_s - seconds) * 1e9))
-            if len(self._times) < 64:
-                self._times[timeout_s] = time_
+        seconds = int(timeout_s)
+        time_ = self._time(seconds, int((timeout_s - seconds) * 1e9))
         self._call_waiting(
             self._number, self._address + 8 * index, _FUTEX_WAIT, seen & _HALF_MASK, self._address_of(time_)
         )
