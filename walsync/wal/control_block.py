@@ -164,6 +164,10 @@ class Record:
         words[at] = generation
         self._seen = (generation, fields)
 
+    def note_written(self, generation: int, fields: tuple[int, ...]) -> None:
+        """It was written, as `write` does it, by somebody who had no time for a call."""
+        self._seen = (generation, fields)
+
 
 def tail_record(words: SharedWords) -> Record:
     """Position, next entry id, chain | epoch << 32, sequence, slot number, promise, base."""

@@ -218,6 +218,9 @@ class Posts:
         """The boxes in which a post lies, and its number."""
         words = self._words
         end = min(words[BOXES_END], MAX_BOXES)
+        if end == 1 and self._own == 0 and not self._is_pending(0):
+            # The only process so far.
+            return []
         taken = words[TAKEN : TAKEN + end].tolist()
         posted = words[POSTED : POSTED + end].tolist()
         return [(box, number) for box, number in enumerate(posted) if (taken[box] ^ number) & POST_NUMBER_MASK]

@@ -227,6 +227,7 @@ class SharedTail:
         words[place + 7] = (position + next_id + chain + sequence + number + promised + base + generation) & WORD_MASK
         words[TAIL] = generation
         self._generation = generation
+        self._tail.note_written(generation, (position, next_id, chain, sequence, number, promised, base))
 
     def publish_first(self) -> None:
         """While the block is built: where recovery left the log."""
