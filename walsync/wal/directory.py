@@ -5,6 +5,7 @@ Files with other names belong to other layers and are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from walsync.wal.format import (
 from walsync.wal.segment import slot_number
 from walsync.wal.storage.protocol import Storage, StorageFile
 
-__all__ = ["LogDirectory", "SlotFile", "read_directory", "read_exactly"]
+__all__ = ["LogDirectory", "SlotFile", "read_checkpoint", "read_directory", "read_exactly", "require_checkpoint"]
 
 
 class SlotFile(NamedTuple):
@@ -65,8 +66,26 @@ def read_exactly(file: StorageFile, length: int, offset: int) -> bytes:
 
 
 def read_directory(storage: Storage) -> LogDirectory:
-    """Look at every file that is the log's. Raises `LogVersionError` for files of a version this one cannot read."""
+    """Look at every file that is the log's. Raises `LogVersionError` for files of a version this one cannot read.
+
+    Where others have the log open, free slot files may be removed at any time: one that is no longer there when it is
+    its turn is not in the answer.
+    """
     names = storage.list()
+    found = _read_checkpoint(storage, names)
+    for name in sorted(names):
+        if slot_number(name) is not None:
+            with contextlib.suppress(FileNotFoundError):
+                found.slots.append(_read_slot(storage, name))
+    return found
+
+
+def read_checkpoint(storage: Storage) -> CheckpointSlot:
+    """The checkpoint of a log, whatever its segments are. Raises as `require_checkpoint` does."""
+    return require_checkpoint(storage, _read_checkpoint(storage, storage.list()))
+
+
+def _read_checkpoint(storage: Storage, names: list[str]) -> LogDirectory:
     checkpoint, whole_slots = None, 0
     checkpoint_exists = CHECKPOINT_FILE in names
     if checkpoint_exists:
@@ -76,8 +95,7 @@ def read_directory(storage: Storage) -> LogDirectory:
         finally:
             file.close()
         checkpoint, whole_slots = newest_slot(data, storage.describe(CHECKPOINT_FILE))
-    slots = [_read_slot(storage, name) for name in sorted(names) if slot_number(name) is not None]
-    return LogDirectory(checkpoint, checkpoint_exists, whole_slots, slots)
+    return LogDirectory(checkpoint, checkpoint_exists, whole_slots, [])
 
 
 def _read_slot(storage: Storage, name: str) -> SlotFile:

@@ -14,9 +14,11 @@ import pytest
 
 from tests.support.processes import python_environment
 from tests.unit.wal.logs import SEGMENT_BYTES, all_of, quiet_config
+from walsync.cli.examine import log_uuid_of
 from walsync.exceptions import ConfigurationError, LogLockedError, LogPoisonedError, LogVersionError
 from walsync.testing import Fault, FaultyStorage, OperationKind, SimulatedCrash
 from walsync.wal import EntryId, FileStorage, LogConfig, WriteAheadLog, verify_log
+from walsync.wal.directory import read_directory
 
 CONFIG = quiet_config(max_free_segments=1)
 
@@ -275,3 +277,21 @@ def test_a_log_that_is_not_shared_says_so(tmp_path: Path) -> None:
         assert not log.control.shared
         with pytest.raises(LogLockedError):
             open_shared(tmp_path / "log")
+
+
+def test_a_free_file_that_another_removes_meanwhile_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it is removed between the look into the directory and the look into the file."""
+    names = FileStorage.list
+    monkeypatch.setattr(FileStorage, "list", lambda storage: [*names(storage), "segment-00000099"])
+    with open_shared(tmp_path / "log") as one:
+        one.append(b"one")
+        assert log_uuid_of(tmp_path / "log") == one.uuid
+        with open_shared(tmp_path / "log") as other:
+            assert not other.recovered_here
+            assert other.append(b"other") == 2
+    found = read_directory(FileStorage(tmp_path / "log"))
+    assert "segment-00000099" not in [slot.name for slot in found.slots]
+    assert len(found.slots) > 0
+    assert verify_log(tmp_path / "log").ok

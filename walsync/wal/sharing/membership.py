@@ -33,7 +33,7 @@ from walsync.wal.control_block import (
     released_record,
     tail_record,
 )
-from walsync.wal.directory import read_directory, require_checkpoint
+from walsync.wal.directory import read_checkpoint
 from walsync.wal.format import header_seed
 from walsync.wal.open_files import OpenFiles
 from walsync.wal.opening import OpenedLog, open_log
@@ -208,8 +208,8 @@ class _Builder:
                 f"{where} is not what this version of walsync shares a log by, and other processes have the log open: "
                 "they run another version, or the file was touched. End all of them, then open the log again"
             )
-        found = read_directory(self._storage)
-        slot = require_checkpoint(self._storage, found)
+        # Nothing else in the directory stays as it is while others are at work.
+        slot = read_checkpoint(self._storage)
         if _uuid_words(slot.log_uuid) != (words[UUID], words[UUID + 1]):
             raise LogError(f"{where} belongs to another log: the directory was replaced while processes had it open")
         files = OpenFiles(self._storage)
