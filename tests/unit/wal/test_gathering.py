@@ -60,7 +60,8 @@ def test_it_waits_no_longer_than_the_limit_nor_than_a_sync(longest_s: float, syn
 
 def test_in_vain_it_waits_more_and_more_rarely_and_again_when_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering_module, "_MOST_HASTE", 8)
-    gathering, arrivals, _ = gathering_of(1, 16, longest_s=0.0001)
+    gathering, arrivals, words = gathering_of(1, 16)
+    words[SYNC_NS] = 100_000
 
     def syncs_until_it_looks() -> int:
         for number in range(1000):
@@ -72,7 +73,9 @@ def test_in_vain_it_waits_more_and_more_rarely_and_again_when_they_come(monkeypa
 
     assert [syncs_until_it_looks() for _ in range(6)] == [0, 1, 2, 4, 8, 8]
     arrivals.most = 100
+    words[SYNC_NS] = LONG_NS
     assert syncs_until_it_looks() == 8
     assert [syncs_until_it_looks() for _ in range(3)] == [0, 0, 0]
     arrivals.most = 1
+    words[SYNC_NS] = 100_000
     assert [syncs_until_it_looks() for _ in range(3)] == [0, 1, 2]
