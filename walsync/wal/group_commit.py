@@ -4,7 +4,9 @@ Owns who syncs, who waits, and what is durable. Never writes a frame itself: tha
 
 The first thread that wants its entry durable leads: it writes what others have queued, syncs without the append lock,
 publishes, and hands the lead to the first of those whose entries came too late. Every waiter has a lock of its own, so
-that exactly the threads whose entries are durable wake up. While a sync runs and somebody waits already, an entry is
+that exactly the threads whose entries are durable wake up; and they do so one after the other, each woken by the one
+before it: woken all at once, they would only be put to sleep again by the interpreter's lock, for which the next leader
+would then wait among them. While a sync runs and somebody waits already, an entry is
 not written by its own thread but queued, and the next leader writes the whole queue: threads that need not run do not
 fight for the interpreter.
 
@@ -20,6 +22,7 @@ import time
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
@@ -31,15 +34,21 @@ __all__ = ["GroupCommit"]
 
 
 class _Waiter:
-    """A thread that waits for its entry. `entry_id` is 0 until it is written. The lock is taken from the beginning."""
+    """A thread that waits for its entry. `entry_id` is 0 until it is written. The lock is taken from the beginning.
 
-    __slots__ = ("entry_id", "error", "lock", "places", "work")
+    `after`: whom it is to wake when it is woken itself. `is_woken`: its lock is free, or is about to be. `is_gone`:
+    its thread does not wait any more.
+    """
+
+    __slots__ = ("after", "entry_id", "error", "is_gone", "is_woken", "lock", "places", "work")
 
     def __init__(self, work: bytes | PendingEntry | None, entry_id: int, places: tuple[int, ...] = ()) -> None:
         self.work = work
         self.places = places
         self.entry_id = entry_id
         self.error: BaseException | None = None
+        self.after: _Waiter | None = None
+        self.is_woken = self.is_gone = False
         self.lock: LockType = allocate_lock()
         self.lock.acquire()
 
@@ -65,8 +74,8 @@ class GroupCommit:
         """What is entered behind the append lock, where other processes write to the log as well."""
         self._append_lock = appender.lock
         self._mutex = allocate_lock()
-        """Guards `_leader`, `_waiting` and `_queue`; held for a few instructions and never during I/O. Nothing else is
-        locked under it."""
+        """Guards `_leader`, `_waiting`, `_queue` and who wakes whom; held for a few instructions and never during I/O.
+        Nothing else is locked under it."""
         self._leader: object | None = None
         """Who leads: a thread's `_Waiter`, or an object of its own."""
         self._waiting: list[_Waiter] = []
@@ -162,6 +171,8 @@ class GroupCommit:
                     self._waiting.append(waiter)
             if self._leader is not waiter:
                 waiter.lock.acquire()
+                if waiter.after is not None:
+                    self._wake_next(waiter)
             if self._leader is waiter:
                 self._lead(waiter, waiter)
         except BaseException:
@@ -172,12 +183,27 @@ class GroupCommit:
                     self._waiting.remove(waiter)
                 if not leads and waiter in self._queue:
                     self._queue.remove(waiter)
+                waiter.is_gone = True
+            if waiter.is_woken:
+                self._wake_next(waiter)
             if leads:
                 self._lead_on(waiter)
             raise
         if waiter.error is not None:
             raise waiter.error
         return waiter.entry_id
+
+    def _wake_next(self, waiter: _Waiter) -> None:
+        """Wake the next one whom the same sync has served. May be begun again after an interrupt in its middle."""
+        with self._mutex:
+            following = waiter.after
+            while following is not None and following.is_gone:
+                following = following.after
+            if following is not None:
+                with contextlib.suppress(RuntimeError):
+                    following.lock.release()
+                following.is_woken = True
+            waiter.after = None
 
     def write(self, work: bytes | PendingEntry, places: tuple[int, ...] = ()) -> int:
         """Write an entry and return its id at once: it is durable after the next sync, whoever makes that."""
@@ -273,7 +299,10 @@ class GroupCommit:
         own: _Waiter | None,
         due: list[_Waiter],
     ) -> None:
-        """Make everybody's state what it is after this lead, and add to `due` whom to wake. Does nothing twice."""
+        """Make everybody's state what it is after this lead, and add to `due` whom to wake. Does nothing twice.
+
+        After a failure that is everybody; otherwise the next leader, and the first of those who are served.
+        """
         with self._mutex:
             if self._leader is not lead:
                 return
@@ -291,8 +320,13 @@ class GroupCommit:
                 self.sync_count += 1
             durable_id = self._appender.durable[1]
             rest = [waiter for waiter in waiting if waiter.error is None and not 0 < waiter.entry_id <= durable_id]
-            due += [waiter for waiter in waiting if waiter.error is not None or 0 < waiter.entry_id <= durable_id]
-            due += rest[:1]
+            served = [waiter for waiter in waiting if waiter.error is not None or 0 < waiter.entry_id <= durable_id]
+            for waiter, following in pairwise(served):
+                waiter.after = following
+            # The next leader first: its sync runs while the others wake each other.
+            for waiter in (*rest[:1], *served[:1]):
+                waiter.is_woken = True
+                due.append(waiter)
             self._waiting, self._leader = rest[1:], rest[0] if rest else None
 
     def _tell(self) -> None:

@@ -11,6 +11,7 @@ from tests.unit.wal.faulty import FailingFile, FailingStorage
 from tests.unit.wal.logs import all_of, open_log
 from walsync.exceptions import LogClosedError, LogPoisonedError
 from walsync.wal import EntryId, MemoryStorage, WriteAheadLog
+from walsync.wal.group_commit import _Waiter
 
 
 class Gate:
@@ -278,3 +279,43 @@ def test_many_threads_over_many_segments(threads: int) -> None:
     assert all_of(log) == written
     log.close()
     assert all_of(open_log(storage)) == written
+
+
+def test_who_waits_no_more_is_passed_over_when_the_served_wake_each_other() -> None:
+    with open_log(MemoryStorage()) as log:
+        first, gone, also_gone, last = (_Waiter(b"", 0) for _ in range(4))
+        first.after, gone.after, also_gone.after = gone, also_gone, last
+        gone.is_gone = also_gone.is_gone = True
+        for _ in range(2):
+            # Begun again after an interrupt, it wakes nobody twice.
+            log._commits._wake_next(first)
+            assert first.after is None
+            assert [waiter.lock.locked() for waiter in (gone, also_gone, last)] == [True, True, False]
+            assert [waiter.is_woken for waiter in (gone, also_gone, last)] == [False, False, True]
+
+
+def test_a_sync_wakes_the_next_leader_and_one_of_those_it_served() -> None:
+    gate = Gate()
+    log = open_log(gate.storage)
+    results: list[int] = []
+    gate.closed = True
+    threads = in_threads(log, 1, results)
+    assert gate.entered.acquire(timeout=30)
+    for count in range(1, 5):
+        threads += in_threads(log, 1, results)
+        wait_until(lambda count=count: waiting(log) == count)
+    waiters = list(log._commits._waiting)
+    gate.go.release()
+    # The first sync has served nobody who waited; the second is under way.
+    assert gate.entered.acquire(timeout=30)
+    assert [waiter.is_woken for waiter in waiters] == [True, False, False, False]
+    gate.go.release()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert sorted(results) == [1, 2, 3, 4, 5]
+    assert [waiter.is_woken for waiter in waiters] == [True] * 4
+    assert [waiter.after for waiter in waiters] == [None] * 4
+    assert log._commits.sync_count == 2
+    gate.closed = False
+    log.close()

@@ -136,8 +136,9 @@ def test_an_interrupt_at_any_line_of_a_lone_commit(durability: Any, size: int) -
     assert poisoned < number
 
 
-@pytest.mark.parametrize("role", ["leader", "follower"])
-def test_an_interrupt_at_any_line_of_a_commit_among_others(role: str) -> None:
+@pytest.mark.parametrize("place", [None, 0, 1, 2], ids=["leads", "leads next", "first served", "second served"])
+def test_an_interrupt_at_any_line_of_a_commit_among_others(place: int | None) -> None:
+    """One thread leads, and is in its sync; the others come in order, and the second of two syncs serves them."""
     number = 0
     while True:
         number += 1
@@ -163,21 +164,24 @@ def test_an_interrupt_at_any_line_of_a_commit_among_others(role: str) -> None:
             except LogPoisonedError:
                 pass
 
-        first = threading.Thread(target=interrupted if role == "leader" else lambda quiet=quiet: quiet(b"first"))
+        first = threading.Thread(target=interrupted if place is None else lambda quiet=quiet: quiet(b"first"))
         first.start()
         threads = [first]
         wait_until(lambda gate=gate, first=first: gate.entered.acquire(blocking=False) or not first.is_alive())
-        others = [interrupted] if role == "follower" else []
-        others += [lambda quiet=quiet, index=index: quiet(b"other %d" % index) for index in range(3)]
-        for work in others:
+        others: list[Callable[[], None]] = [
+            lambda quiet=quiet, index=index: quiet(b"other %d" % index) for index in range(3)
+        ]
+        if place is not None:
+            others.insert(place, interrupted)
+        for count, work in enumerate(others, 1):
             thread = threading.Thread(target=work)
             thread.start()
             threads.append(thread)
-        wait_until(
-            lambda log=log, threads=threads: (
-                len(log._commits._waiting) + sum(not thread.is_alive() for thread in threads) >= 3
+            wait_until(
+                lambda log=log, threads=threads, count=count: (
+                    len(log._commits._waiting) + sum(not thread.is_alive() for thread in threads) >= count
+                )
             )
-        )
         gate.closed = False
         gate.go.release()
         gate.go.release()
