@@ -17,14 +17,11 @@ cancellation is raised when the transaction is over (see `walsync.session.bridge
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Table
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.ddl import BaseDDLElement
@@ -36,126 +33,18 @@ from walsync.changes import TableName
 from walsync.exceptions import UsageError
 from walsync.journal import StatementTables, tables_of
 from walsync.journal.dialects import dialect_variant
-from walsync.journal.plan import missing_key
+from walsync.journal.plan import generated_key, missing_key
 from walsync.journal.statements import with_keys_in_rows
 from walsync.journal.tables import without_lambda
 from walsync.journal.watching import seen_by, watching_compiler
+from walsync.session.connection import STATEMENT_TABLES, ReadConnection, session_view
 from walsync.session.state import SessionState
-from walsync.session.upgrade import begin_anew, begin_for_savepoint, release_snapshot, upgrade, wait_without_locks
+from walsync.session.upgrade import begin_anew, release_snapshot, upgrade, wait_without_locks
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
 
 __all__ = ["ReadEngine"]
-
-logger = logging.getLogger("walsync.session")
-
-_OVERRIDDEN: Final = ("_exec_single_context", "_exec_insertmany_context")
-if not set(_OVERRIDDEN) <= set(Connection._execute_context.__code__.co_names):
-    raise ImportError(
-        "this version of SQLAlchemy sends statements in a way that walsync does not know, and reads would not wait for "
-        "what they must see; install a version that walsync's package metadata allows"
-    )
-
-
-class ReadConnection(Connection):
-    """A connection to the target that a session reads through, or, once its transaction is direct, works on.
-
-    While the transaction is buffered, nothing of it is here: what ends its part on the target (COMMIT, RELEASE) cannot
-    fail for the session. `state` is set when the session's transaction begins to use the connection.
-
-    Methods are overridden in place of listening to the Engine's events: for each connection of an Engine that has
-    listeners SQLAlchemy joins two sets of them, which costs a short read more than the barrier does.
-    """
-
-    state: SessionState | None = None
-
-    def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
-        state = self.state
-        if state is not None and isinstance(statement, Insert) and not state.upgrading:
-            statement, parameters = state.journal.reads.with_keys(state, statement, parameters)
-        return super().execute(statement, parameters, execution_options=execution_options)
-
-    def _exec_single_context(self, dialect: Any, context: Any, statement: Any, parameters: Any) -> Any:
-        state = self.state
-        if state is None or state.upgrading:
-            return super()._exec_single_context(dialect, context, statement, parameters)
-        reads = state.journal.reads
-        reads.before_statement(self, state, context)
-        result = super()._exec_single_context(dialect, context, statement, parameters)
-        if state.wrote:
-            reads.after_statement(self, state, context, result)
-        return result
-
-    def _exec_insertmany_context(self, dialect: Any, context: Any) -> Any:
-        state = self.state
-        if state is not None and not state.upgrading:
-            state.journal.reads.before_statement(self, state, context)
-        return super()._exec_insertmany_context(dialect, context)
-
-    @property
-    def _only_reads(self) -> bool:
-        return self.state is not None and not self.state.is_direct
-
-    def _commit_impl(self) -> None:
-        if self._only_reads:
-            self._tolerate(super()._commit_impl)
-            return
-        if self.state is not None and self.state.failed is not None:
-            raise UsageError(
-                "this transaction failed while it was moved to the target, and can only be rolled back"
-            ) from self.state.failed
-        super()._commit_impl()
-        if self.state is not None and self.state.changed_schema:
-            self.state.journal.relations.forget()
-
-    def _savepoint_impl(self, name: str | None = None) -> str:
-        if self.state is not None:
-            begin_for_savepoint(self, self.state)
-        return super()._savepoint_impl(name)
-
-    def _release_savepoint_impl(self, name: str) -> None:
-        release = super()._release_savepoint_impl
-        if self._only_reads:
-            self._tolerate(lambda: release(name))
-        else:
-            release(name)
-
-    def _rollback_to_savepoint_impl(self, name: str) -> None:
-        roll_back = super()._rollback_to_savepoint_impl
-        if self._only_reads:
-            self._tolerate(lambda: roll_back(name))
-        else:
-            roll_back(name)
-
-    def _tolerate(self, end: Callable[[], None]) -> None:
-        try:
-            end()
-        except Exception as error:  # noqa: BLE001 - drivers raise what they like, and nothing of the transaction is here
-            logger.warning("the target failed at the end of a transaction that only read from it: %s", error)
-            if not self.closed and not self.invalidated:
-                self.invalidate(error)
-        except asyncio.CancelledError as error:
-            if self.state is None or self.state.has_changes:
-                # Nothing of the transaction is in the log yet.
-                raise
-            self.state.cancelled = error
-            with suppress(asyncio.CancelledError):
-                self.invalidate(error)
-
-
-class AsyncReadConnection(ReadConnection):
-    """One of an asynchronous Engine."""
-
-    def close(self) -> None:
-        """Also by the session, when its transaction is decided: then it is the end of that which a cancelled task gets
-        to see first."""
-        try:
-            super().close()
-        except asyncio.CancelledError as error:
-            if self.state is None:
-                raise
-            self.state.cancelled = error
 
 
 class ReadEngine:
@@ -163,10 +52,9 @@ class ReadEngine:
 
     def __init__(self, journal: Journal, target: Engine) -> None:
         self._journal = journal
-        self._tables: WeakKeyDictionary[Any, StatementTables] = WeakKeyDictionary()
-        self.engine = target.execution_options()
-        self.engine._connection_cls = AsyncReadConnection if target.dialect.is_async else ReadConnection
+        self.engine = session_view(target)
         self._gives_keys = target.dialect.name != "postgresql"
+        self._is_sqlite = target.dialect.name == "sqlite"
         # Without these an ORM update or delete with synchronize_session="fetch" finds its objects by a SELECT first.
         # With them it would rely on the rows of UPDATE ... RETURNING, and what is recorded returns no rows.
         self.engine.dialect = dialect_variant(
@@ -182,7 +70,10 @@ class ReadEngine:
         """A session's transaction (`nested`: a savepoint of it) begins to use this connection."""
         assert isinstance(connection, ReadConnection)
         connection.state = state
-        if state.is_direct and not nested and connection.dialect.name == "sqlite" and not state.upgrading:
+        if state.direct_reason is None or nested or state.upgrading or not self._is_sqlite:
+            return
+        driver: Any = connection._dbapi_connection and connection._dbapi_connection.dbapi_connection
+        if getattr(driver, "in_transaction", True) is not False:
             state.upgrading = True
             try:
                 begin_anew(connection, writes=False, direct=True)
@@ -200,6 +91,13 @@ class ReadEngine:
         """
         if not self._gives_keys or statement.select is not None:
             return statement, parameters
+        row = parameters[0] if type(parameters) is list and parameters else parameters
+        if type(row) is dict:
+            # As the unit of work gives them: with the key, as a rule.
+            table = statement._annotations.get("_emit_insert_table", statement.table)
+            column = generated_key(table) if isinstance(table, Table) else None
+            if column is None or column.key in row:
+                return statement, parameters
         if isinstance(parameters, Mapping):
             rows: list[Any] = [parameters] if parameters else []
         elif isinstance(parameters, (list, tuple)):
@@ -227,7 +125,8 @@ class ReadEngine:
     def before_statement(self, connection: ReadConnection, state: SessionState, context: Any) -> None:
         """A statement is about to be sent: wait for what it must see, or make the transaction direct first."""
         compiled = context.compiled
-        tables = self._tables.get(compiled) if compiled is not None else None
+        # Kept with the construct that it belongs to: SQLAlchemy's cache, which holds that, is the cache of these as well.
+        tables = compiled.__dict__.get(STATEMENT_TABLES) if compiled is not None else None
         if tables is None:
             if isinstance(getattr(compiled, "statement", None), _SAVEPOINTS):
                 return
@@ -254,19 +153,17 @@ class ReadEngine:
 
     def after_statement(self, connection: ReadConnection, state: SessionState, context: Any, result: Any) -> None:
         """A direct transaction that has written has executed a statement."""
-        if _changes_schema(context):
-            # Also when it is committed: before that, others see the tables as they were.
-            state.changed_schema = True
-            self._journal.relations.forget()
-        if not self._gives_keys:
-            return
         compiled = context.compiled
-        if isinstance(compiled, SQLCompiler):
-            if not compiled.isplaintext and not _inserts_selected(compiled):
-                return
-        elif compiled is not None:
-            return
-        if not result.returns_rows:
+        if isinstance(compiled, SQLCompiler) and not compiled.isplaintext:
+            may_give_keys = compiled.isinsert and _inserts_selected(compiled)
+        else:
+            # SQL text, or DDL.
+            may_give_keys = compiled is None or isinstance(compiled, SQLCompiler)
+            if _SCHEMA_CHANGE.search(context.statement) is not None:
+                # Also when it is committed: before that, others see the tables as they were.
+                state.changed_schema = True
+                self._journal.relations.forget()
+        if may_give_keys and self._gives_keys and not result.returns_rows:
             # The database may have given out keys by itself; the allocator must not give them out again.
             state.upgrading = True
             try:
@@ -307,26 +204,19 @@ class ReadEngine:
     def _analyse(self, compiled: Any) -> StatementTables:
         if compiled is None:
             return tables_of(None)
-        tables = self._tables[compiled] = tables_of(compiled)
+        tables = compiled.__dict__[STATEMENT_TABLES] = tables_of(compiled)
         return tables
 
 
 _SCHEMA_CHANGE = re.compile(r"\b(?:create|alter|drop|rename|attach|detach)\b", re.IGNORECASE)
-
-
-def _changes_schema(context: Any) -> bool:
-    """Whether SQL text, or DDL, may change which tables there are and what belongs to them."""
-    compiled = context.compiled
-    if isinstance(compiled, SQLCompiler) and not compiled.isplaintext:
-        return False
-    return _SCHEMA_CHANGE.search(context.statement) is not None
+"""SQL text with one of these, or DDL, may change which tables there are and what belongs to them."""
 
 
 _SAVEPOINTS = (SavepointClause, ReleaseSavepointClause, RollbackToSavepointClause)
 
 
 def _inserts_selected(compiled: Any) -> bool:
-    return bool(compiled.isinsert) and getattr(compiled.compile_state.statement, "select", None) is not None
+    return getattr(compiled.compile_state.statement, "select", None) is not None
 
 
 def keeps_snapshot(connection: Connection) -> bool:

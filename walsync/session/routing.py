@@ -76,24 +76,24 @@ class SessionHooks:
         journal, own_bind, own_execute = self._journal, self._get_bind, self._execute
         target, journal_engine, read_engine = journal.target, journal.session_engine, journal.read_engine
         everything = journal.scope.is_everything
+        is_plain = own_bind is Session.get_bind
 
         def get_bind(session: Session, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Any:
             if APPLYING in session.info:
                 # The checkpointer's, which works on the checkpointer's engine, whatever its class would look up.
                 return session.bind if bind is None else bind
-            bound = own_bind(session, mapper, clause=clause, bind=bind, **kw)
-            if bound is not target:
-                return hooks.elsewhere(session, clause, bound)
+            if not is_plain or bind is not None or session.bind is not target or binds_of(session):
+                bound = own_bind(session, mapper, clause=clause, bind=bind, **kw)
+                if bound is not target:
+                    return hooks.elsewhere(session, clause, bound)
             state = session.__dict__.get("_walsync_state")
-            if (
-                state is not None
-                and state.direct_reason is None
-                and state.journal is journal
-                and not state.wrote_elsewhere
-                and MODE not in session.info
-                and not session.twophase
-            ):
-                # The paths of every flush and of every read; the general one below comes to the same answers.
+            if state is None or state.journal is not journal or session.twophase:
+                return hooks.get_bind(session, mapper, clause)
+            # The paths of every flush, every read and every direct transaction; the general one below comes to the same
+            # answers.
+            if state.direct_reason is not None:
+                return read_engine
+            if MODE not in session.info and not state.wrote_elsewhere:
                 if clause is not None:
                     if not isinstance(clause, UpdateBase):
                         return read_engine
@@ -117,7 +117,7 @@ class SessionHooks:
         # Those that begin and end what is known of a transaction come before the application's own listeners: a
         # statement in one of these is seen to like any other, and their exceptions leave nothing half done here.
         for name, listener, first in (
-            ("after_begin", self._after_begin, True),
+            ("after_begin", self._enroller(), True),
             ("before_flush", self._before_flush, False),
             ("after_transaction_end", self._after_transaction_end, True),
             ("before_commit", self._before_commit, False),
@@ -284,6 +284,23 @@ class SessionHooks:
 
     # --------------------------------------------------------------------------------------------- events
 
+    def _enroller(self) -> Callable[[Session, SessionTransaction, Connection], None]:
+        """The listener to `after_begin`. A transaction that is not direct, and begins to read, costs least."""
+        journal, general = self._journal, self._after_begin
+        read_engine = journal.read_engine
+
+        def after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+            if connection.engine is read_engine and APPLYING not in session.info:
+                state = session.__dict__.get("_walsync_state")
+                if state is not None and state.direct_reason is None and state.journal is journal:
+                    entry: Any = transaction._connections[connection]
+                    if entry[3]:  # as in _is_given
+                        connection.state = state  # type: ignore[attr-defined]
+                        return
+            general(session, transaction, connection)
+
+        return after_begin
+
     def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
         journal = self._journal
         engine = connection.engine
@@ -319,6 +336,18 @@ class SessionHooks:
         """Give new objects their keys, so that the unit of work can insert them together."""
         if not session._new or APPLYING in session.info:
             return
+        keyless = []
+        known = self._key_attributes
+        for obj_state in session._new:
+            mapper = obj_state.manager.mapper
+            found = known[mapper] if mapper in known else self._key_attribute(mapper)
+            if found is not None and obj_state.dict.get(found[0]) is None:
+                keyless.append((obj_state, mapper, *found))
+        if keyless:
+            self._give_keys(session, keyless)
+
+    def _give_keys(self, session: Session, keyless: list[tuple[Any, Mapper[Any], str, Any]]) -> None:
+        """To these: the object's state, its mapper, and the attribute and column of the key."""
         binds: dict[Any, Any] | None = None
         bound = None
         if self._get_bind is not Session.get_bind or binds_of(session):
@@ -328,17 +357,13 @@ class SessionHooks:
             if bound is not self._journal.target and not self._is_of_target(bound):
                 return
         state = state_of(session, self._journal)
-        new = list(session._new)
-        if len(new) > 1:
-            new.sort(key=_insert_order)
+        if len(keyless) > 1:
+            keyless.sort(key=_insert_order)
         scope = self._journal.scope
-        is_direct = state.is_direct or _mode(session) == "direct"
-        for obj_state in new:
-            mapper = obj_state.mapper
-            found = self._key_attribute(mapper)
-            if found is None or not scope.has_mapper(mapper):
+        is_direct = state.direct_reason is not None or _mode(session) == "direct"
+        for obj_state, mapper, attribute, column in keyless:
+            if not scope.has_mapper(mapper):
                 continue
-            attribute, column = found
             if binds is not None:
                 if mapper not in binds:
                     binds[mapper] = self._get_bind(session, mapper)
@@ -347,10 +372,8 @@ class SessionHooks:
                     continue
             if is_direct and column.identity is not None and column.identity.always:
                 continue  # it takes no key but its own, and gives it out itself
-            values = obj_state.dict
-            if values.get(attribute) is None:
-                # As SQLAlchemy does with a key that the database made, but before the INSERT.
-                values[attribute] = self._next_key(state, column, bound)
+            # As SQLAlchemy does with a key that the database made, but before the INSERT.
+            obj_state.dict[attribute] = self._next_key(state, column, bound)
 
     def _next_key(self, state: SessionState, column: Any, bound: Any) -> int:
         journal = self._journal
@@ -388,8 +411,8 @@ def _is_given(transaction: SessionTransaction, connection: Connection) -> bool:
     return not entry[3]
 
 
-def _insert_order(state: Any) -> int:
-    order = state.insert_order
+def _insert_order(keyless: tuple[Any, ...]) -> int:
+    order = keyless[0].insert_order
     return int(order) if order is not None else 0
 
 

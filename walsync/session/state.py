@@ -46,7 +46,6 @@ class SessionState:
 
     __slots__ = (
         "__weakref__",
-        "_session",
         "buffer",
         "cancelled",
         "changed_schema",
@@ -60,13 +59,14 @@ class SessionState:
         "last_entry_id",
         "read_stale",
         "routing_dml",
+        "session_ref",
         "upgrading",
         "wrote",
         "wrote_elsewhere",
     )
 
     def __init__(self, session: Session, journal: Journal) -> None:
-        self._session = weakref.ref(session)
+        self.session_ref = weakref.ref(session)
         self.journal = journal
         self.last_entry_id: EntryId | None = None
         self.buffer: TransactionBuffer | None = None
@@ -86,7 +86,7 @@ class SessionState:
 
     @property
     def session(self) -> Session:
-        session = self._session()
+        session = self.session_ref()
         assert session is not None
         return session
 

@@ -47,6 +47,11 @@ def upgrade(state: SessionState, reason: str) -> None:
     if journal.has_backlog:
         release_target(state)
         journal.barrier(None)
+    if state.buffer is None and _uses_nothing(state.session):
+        # It begins with this.
+        state.direct_reason = reason
+        journal.note_direct(reason)
+        return
     levels = _levels(state.session)
     parts = _parts(state, levels)
     if state.buffer is not None:
@@ -199,6 +204,16 @@ def _levels(session: Session) -> list[SessionTransaction]:
         transaction = transaction._parent
     levels.reverse()
     return levels
+
+
+def _uses_nothing(session: Session) -> bool:
+    """Whether the session's transaction has no connection yet, of whatever engine."""
+    transaction: Any = session._transaction
+    while transaction is not None:
+        if transaction._connections or transaction.nested:
+            return False
+        transaction = transaction._parent
+    return True
 
 
 def _parts(state: SessionState, levels: list[SessionTransaction]) -> list[list[Change]]:

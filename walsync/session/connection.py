@@ -1,0 +1,186 @@
+"""Engine and connections of the target as attached sessions get them: SQLAlchemy's own, with the barrier built in.
+
+What is here is on the path of every read and of every direct write. So the most frequent case of each, a SELECT while
+nothing waits, is answered at once; everything else is `walsync.session.reads`' to say. Where a base class's method goes
+on, it is called by its name: `super()` costs a frame's worth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine.base import OptionEngine
+from sqlalchemy.sql.dml import Insert
+
+from walsync.exceptions import UsageError
+from walsync.session.upgrade import begin_for_savepoint
+
+if TYPE_CHECKING:
+    from walsync.session.state import SessionState
+
+__all__ = ["STATEMENT_TABLES", "AsyncReadConnection", "ReadConnection", "session_view"]
+
+logger = logging.getLogger("walsync.session")
+
+STATEMENT_TABLES: Final = "_walsync_tables"
+"""Where a compiled construct keeps its `StatementTables`."""
+
+_OVERRIDDEN: Final = ("_exec_single_context", "_exec_insertmany_context")
+if not set(_OVERRIDDEN) <= set(Connection._execute_context.__code__.co_names):
+    raise ImportError(
+        "this version of SQLAlchemy sends statements in a way that walsync does not know, and reads would not wait for "
+        "what they must see; install a version that walsync's package metadata allows"
+    )
+
+
+class ReadConnection(Connection):
+    """A connection to the target that a session reads through, or, once its transaction is direct, works on.
+
+    While the transaction is buffered, nothing of it is here: what ends its part on the target (COMMIT, RELEASE) cannot
+    fail for the session. `state` is set when the session's transaction begins to use the connection.
+
+    Methods are overridden in place of listening to the Engine's events: for each connection of an Engine that has
+    listeners SQLAlchemy joins two sets of them, which costs a short read more than the barrier does.
+    """
+
+    state: SessionState | None = None
+
+    def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
+        if isinstance(statement, Insert):
+            state = self.state
+            if state is not None and not state.upgrading:
+                statement, parameters = state.journal.reads.with_keys(state, statement, parameters)
+        return _execute(self, statement, parameters, execution_options=execution_options)
+
+    def _exec_single_context(self, dialect: Any, context: Any, statement: Any, parameters: Any) -> Any:
+        state = self.state
+        if state is None or state.upgrading:
+            return _exec_single_context(self, dialect, context, statement, parameters)
+        if state.direct_reason is None and not state.read_stale:
+            buffer, compiled = state.buffer, context.compiled
+            tables = None if compiled is None else compiled.__dict__.get(STATEMENT_TABLES)
+            if (
+                tables is not None
+                and tables.read_only
+                and (buffer is None or not buffer.changes)
+                and "walsync_read" not in context.execution_options
+                and "walsync.read" not in state.session_ref().info  # type: ignore[union-attr]
+                and state.journal.log.control.nothing_waits()
+            ):
+                # What a snapshot that begins now shows is everything.
+                state.has_snapshot = True
+                return _exec_single_context(self, dialect, context, statement, parameters)
+        reads = state.journal.reads
+        reads.before_statement(self, state, context)
+        result = _exec_single_context(self, dialect, context, statement, parameters)
+        if state.wrote:
+            reads.after_statement(self, state, context, result)
+        return result
+
+    def _exec_insertmany_context(self, dialect: Any, context: Any) -> Any:
+        state = self.state
+        if state is not None and not state.upgrading:
+            state.journal.reads.before_statement(self, state, context)
+        return super()._exec_insertmany_context(dialect, context)
+
+    @property
+    def _only_reads(self) -> bool:
+        return self.state is not None and not self.state.is_direct
+
+    def _commit_impl(self) -> None:
+        state = self.state
+        if state is None:
+            super()._commit_impl()
+            return
+        if state.direct_reason is None:
+            self._tolerate(super()._commit_impl)
+            return
+        if state.failed is not None:
+            raise UsageError(
+                "this transaction failed while it was moved to the target, and can only be rolled back"
+            ) from state.failed
+        super()._commit_impl()
+        if state.changed_schema:
+            state.journal.relations.forget()
+
+    def _savepoint_impl(self, name: str | None = None) -> str:
+        if self.state is not None:
+            begin_for_savepoint(self, self.state)
+        return super()._savepoint_impl(name)
+
+    def _release_savepoint_impl(self, name: str) -> None:
+        release = super()._release_savepoint_impl
+        if self._only_reads:
+            self._tolerate(lambda: release(name))
+        else:
+            release(name)
+
+    def _rollback_to_savepoint_impl(self, name: str) -> None:
+        roll_back = super()._rollback_to_savepoint_impl
+        if self._only_reads:
+            self._tolerate(lambda: roll_back(name))
+        else:
+            roll_back(name)
+
+    def _tolerate(self, end: Callable[[], None]) -> None:
+        try:
+            end()
+        except Exception as error:  # noqa: BLE001 - drivers raise what they like, and nothing of the transaction is here
+            logger.warning("the target failed at the end of a transaction that only read from it: %s", error)
+            if not self.closed and not self.invalidated:
+                self.invalidate(error)
+        except asyncio.CancelledError as error:
+            if self.state is None or self.state.has_changes:
+                # Nothing of the transaction is in the log yet.
+                raise
+            self.state.cancelled = error
+            with suppress(asyncio.CancelledError):
+                self.invalidate(error)
+
+
+_execute: Final[Any] = Connection.execute
+_exec_single_context: Final[Any] = Connection._exec_single_context
+
+
+class AsyncReadConnection(ReadConnection):
+    """One of an asynchronous Engine."""
+
+    def close(self) -> None:
+        """Also by the session, when its transaction is decided: then it is the end of that which a cancelled task gets
+        to see first."""
+        try:
+            super().close()
+        except asyncio.CancelledError as error:
+            if self.state is None:
+                raise
+            self.state.cancelled = error
+
+
+class _SessionView(OptionEngine):
+    """What ``Engine.execution_options()`` makes, with a short way to what every statement asks it for, several times.
+
+    Like that one it has the events of the engine that it was made of. One that gets listeners of its own becomes that.
+    """
+
+    pool: Any = property(attrgetter("_proxied.pool"), OptionEngine.pool.fset)  # type: ignore[attr-defined]
+
+    def _set_has_events(self, value: bool) -> None:
+        self.__class__ = OptionEngine  # type: ignore[assignment]
+        self._has_events = value
+
+    _has_events: Any = property(attrgetter("_proxied._has_events"), _set_has_events)
+
+
+def session_view(target: Engine) -> Engine:
+    """Another Engine of the target's pool, whose connections are those of this module."""
+    view = target.execution_options()
+    if type(view) is OptionEngine:
+        view.__class__ = _SessionView
+    view._connection_cls = AsyncReadConnection if target.dialect.is_async else ReadConnection
+    return view
