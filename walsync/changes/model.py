@@ -8,6 +8,7 @@ Invariants: names are plain `str` (never SQLAlchemy's `quoted_name`, which stric
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -62,6 +63,14 @@ class RowChanges:
     """The codec's: the encoded shape, kept from one change to the next."""
     places: RowPlaces | None = field(default=None, init=False, compare=False, repr=False)
     """The journal's: where key and version lie in a row; None for a change that was read from a log."""
+    _written: frozenset[TableName] | None = field(default=None, init=False, compare=False, repr=False)
+
+    @property
+    def written(self) -> frozenset[TableName]:
+        """The tables that this writes, also by the actions of foreign keys: of one shape always the same object."""
+        if self._written is None:
+            self._written = frozenset((self.table, *self.acts_on))
+        return self._written
 
     def with_rows(self, rows: list[list[Any]], must_match: bool) -> RowChanges:
         """A change of the same shape with other rows."""
@@ -79,6 +88,7 @@ class RowChanges:
         )
         change.header = self.header
         change.places = self.places
+        change._written = self.written
         return change
 
     def shape_key(self) -> tuple[Any, ...]:
@@ -148,8 +158,11 @@ class ChangeSet:
     entry_id: EntryId | None = None
 
     @property
-    def tables(self) -> set[TableName]:
+    def tables(self) -> AbstractSet[TableName]:
         """The tables that this transaction writes, also by the actions of foreign keys that are known."""
+        changes = self.changes
+        if len(changes) == 1 and type(changes[0]) is RowChanges:
+            return changes[0].written
         found: set[TableName] = set()
         for change in self.changes:
             if isinstance(change, RowChanges):

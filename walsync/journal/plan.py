@@ -139,7 +139,7 @@ def make_plan(compiled: SQLCompiler, target_dialect: Dialect) -> Plan:
 
 def generated_key(table: Table) -> Column[Any] | None:
     """The column of the primary key whose value the target makes, an integer, where a row leaves it open."""
-    column = table.autoincrement_column
+    column = table.primary_key._autoincrement_column  # Table.autoincrement_column, without going through properties
     if column is None:
         # One with a sequence that is its server's default, too.
         with_sequence = [part for part in table.primary_key if part.default is not None and part.default.is_sequence]

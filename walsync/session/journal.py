@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from walsync.changes import ChangeSet, TableName, encode_change_set
 from walsync.changes.codec import decode_parts
+from walsync.changes.model import Change
 from walsync.checkpoint import Quarantine, SQLAlchemyCheckpointer
 from walsync.checkpoint.engine import run_on
 from walsync.checkpoint.events import EventSource
@@ -55,7 +56,7 @@ from walsync.session.scope import Scope
 from walsync.session.state import SessionState, state_of
 from walsync.session.stats import JournalStats, estimate
 from walsync.session.upgrade import release_target, withdraw_commit
-from walsync.session.versions import VersionGuard, has_version
+from walsync.session.versions import VersionGuard, WantedVersion, has_version
 from walsync.wal import EntryId, WriteAheadLog
 
 __all__ = ["Journal"]
@@ -168,26 +169,23 @@ class Journal(EventSource):
             metadata = {}
         elif not isinstance(metadata, dict):
             raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
-        change_set = ChangeSet(self._clock_ns(), self.origin, metadata, buffer.changes)
-        checkpointer = self.checkpointer
-        checkpointer.raise_if_failed()
+        changes = buffer.changes
+        change_set = ChangeSet(self._clock_ns(), self.origin, metadata, changes)
+        self.checkpointer.raise_if_failed()
         tables = change_set.tables
         self.relations.note_written(tables)
         chunks, marks = encode_change_set(change_set), marks_of(tables)
         cancelled: asyncio.CancelledError | None = None
-
-        def append() -> EntryId:
-            # An unknown durability is refused by the log, before anything is written.
-            nonlocal cancelled
-            if not self._bridge.is_needed:
-                return self.log.append(*chunks, durability=durability, marks=marks)
-            in_thread = partial(self._append_in_thread, chunks, durability, marks, self._clock())
-            entry_id, cancelled = self._bridge.finish(in_thread)
-            return entry_id
-
-        if not self._bridge.is_needed:
-            checkpointer.admit()
-        entry_id = self.versions.append(buffer.changes, lambda wanted: has_version(self, wanted), append)
+        # An unknown durability is refused by the log, before anything is written.
+        if self._bridge.is_needed:
+            entry_id, cancelled = self._append_awaited(changes, chunks, durability, marks)
+        else:
+            self.checkpointer.admit()
+            if self.versions.concerns(changes):
+                append = partial(self.log.append, *chunks, durability=durability, marks=marks)
+                entry_id = self.versions.append(changes, self._has_version, append)
+            else:
+                entry_id = self.log.append(*chunks, durability=durability, marks=marks)
         change_set.entry_id = entry_id
         if state is not None:
             state.last_entry_id = entry_id
@@ -200,6 +198,23 @@ class Journal(EventSource):
             listener(self, entry_id, change_set)
         if cancelled is not None and state is None:
             raise cancelled
+
+    def _append_awaited(
+        self, changes: list[Change], chunks: list[bytes], durability: Any, marks: tuple[str, ...]
+    ) -> tuple[EntryId, asyncio.CancelledError | None]:
+        """By a thread of the bridge's. Returns the cancellation that was held back meanwhile as well."""
+        cancelled: asyncio.CancelledError | None = None
+
+        def append() -> EntryId:
+            nonlocal cancelled
+            in_thread = partial(self._append_in_thread, chunks, durability, marks, self._clock())
+            entry_id, cancelled = self._bridge.finish(in_thread)
+            return entry_id
+
+        return self.versions.append(changes, self._has_version, append), cancelled
+
+    def _has_version(self, wanted: WantedVersion) -> bool:
+        return has_version(self, wanted)
 
     def _append_in_thread(self, chunks: Any, durability: Any, marks: tuple[str, ...], began: float) -> EntryId:
         """In a thread of the bridge's, which was to begin with it at `began`."""

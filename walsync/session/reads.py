@@ -125,7 +125,7 @@ class ReadEngine:
     def before_statement(self, connection: ReadConnection, state: SessionState, context: Any) -> None:
         """A statement is about to be sent: wait for what it must see, or make the transaction direct first."""
         compiled = context.compiled
-        # Kept with the construct that it belongs to: SQLAlchemy's cache, which holds that, is the cache of these as well.
+        # Kept with the construct that they belong to: SQLAlchemy's cache, which holds that, is theirs as well.
         tables = compiled.__dict__.get(STATEMENT_TABLES) if compiled is not None else None
         if tables is None:
             if isinstance(getattr(compiled, "statement", None), _SAVEPOINTS):

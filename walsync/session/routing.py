@@ -20,23 +20,23 @@ from weakref import WeakSet
 
 from sqlalchemy import Table, event, inspect
 from sqlalchemy.engine import Connection
-from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 from sqlalchemy.sql.selectable import SelectBase
 
 from walsync.checkpoint.transaction import APPLYING
 from walsync.exceptions import AttachError, UsageError
 from walsync.journal import table_name
-from walsync.journal.plan import generated_key, missing_key
-from walsync.session.state import NOT_JOURNALED, SessionState, binds_of, state_of
+from walsync.journal.plan import missing_key
+from walsync.session.flush_keys import FlushKeys
+from walsync.session.short_ways import after_begin_of, get_bind_of, is_given
+from walsync.session.state import MODE, NOT_JOURNALED, SessionState, mode_of, state_of
 from walsync.session.upgrade import upgrade
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
 
 __all__ = ["TWO_PHASE", "SessionHooks", "direct"]
-
-MODE: Final = "walsync.mode"
 
 OWN_CONNECTION: Final = "bound to a connection"
 ANOTHER_ENGINE: Final = "writes to another engine as well"
@@ -60,65 +60,35 @@ class SessionHooks:
     """The hooks of one journal on one class of sessions."""
 
     def __init__(self, journal: Journal, session_class: type[Session]) -> None:
-        self._journal = journal
+        self.journal = journal
         self._class = session_class
         self._own = {name: session_class.__dict__.get(name) for name in _METHODS}
-        self._get_bind: Callable[..., Any] = session_class.get_bind
+        self.own_get_bind: Callable[..., Any] = session_class.get_bind
         self._execute: Callable[..., Any] = session_class.execute
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
-        self._key_attributes: dict[Mapper[Any], tuple[str, Any] | None] = {}
+        self._keys = FlushKeys(self)
         self._written: WeakSet[Any] = WeakSet()  # transactions of joined connections that hold locks
 
     def install(self, listen_to: Any) -> None:
         """Put them on; `listen_to` is the class, or the single session, whose events are meant."""
-        hooks = self
-
-        journal, own_bind, own_execute = self._journal, self._get_bind, self._execute
-        target, journal_engine, read_engine = journal.target, journal.session_engine, journal.read_engine
-        everything = journal.scope.is_everything
-        is_plain = own_bind is Session.get_bind
-
-        def get_bind(session: Session, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Any:
-            if APPLYING in session.info:
-                # The checkpointer's, which works on the checkpointer's engine, whatever its class would look up.
-                return session.bind if bind is None else bind
-            if not is_plain or bind is not None or session.bind is not target or binds_of(session):
-                bound = own_bind(session, mapper, clause=clause, bind=bind, **kw)
-                if bound is not target:
-                    return hooks.elsewhere(session, clause, bound)
-            state = session.__dict__.get("_walsync_state")
-            if state is None or state.journal is not journal or session.twophase:
-                return hooks.get_bind(session, mapper, clause)
-            # The paths of every flush, every read and every direct transaction; the general one below comes to the same
-            # answers.
-            if state.direct_reason is not None:
-                return read_engine
-            if MODE not in session.info and not state.wrote_elsewhere:
-                if clause is not None:
-                    if not isinstance(clause, UpdateBase):
-                        return read_engine
-                elif session._flushing:
-                    if everything:
-                        return journal_engine
-                elif not state.routing_dml:
-                    return read_engine
-            return hooks.get_bind(session, mapper, clause)
+        get_bind, after_begin = get_bind_of(self), after_begin_of(self)
+        own_execute = self._execute
 
         def execute(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
             if not isinstance(statement, UpdateBase):
                 state = session.__dict__.get("_walsync_state")
                 if state is None or not state.routing_dml:
                     return own_execute(session, statement, params, **kw)
-            return hooks.execute(session, statement, params, kw)
+            return self.execute(session, statement, params, kw)
 
-        get_bind.walsync = True  # type: ignore[attr-defined]
+        get_bind.walsync = True
         for method in (get_bind, execute):
             setattr(self._class, method.__name__, method)
         # Those that begin and end what is known of a transaction come before the application's own listeners: a
         # statement in one of these is seen to like any other, and their exceptions leave nothing half done here.
         for name, listener, first in (
-            ("after_begin", self._enroller(), True),
-            ("before_flush", self._before_flush, False),
+            ("after_begin", after_begin, True),
+            ("before_flush", self._keys.before_flush, False),
             ("after_transaction_end", self._after_transaction_end, True),
             ("before_commit", self._before_commit, False),
         ):
@@ -145,7 +115,7 @@ class SessionHooks:
 
     def get_bind(self, session: Session, mapper: Any, clause: Any) -> Any:
         """The Engine for a session that is bound to the target."""
-        journal = self._journal
+        journal = self.journal
         if session.twophase:
             raise AttachError(TWO_PHASE)
         state = state_of(session, journal)
@@ -156,7 +126,7 @@ class SessionHooks:
     def _journal_takes(self, state: SessionState, mapper: Any, clause: Any) -> bool:
         """Whether the journal is what is asked for; upgrades the transaction where it must become direct first."""
         session = state.session
-        if _mode(session) == "direct":
+        if mode_of(session) == "direct":
             upgrade(state, "asked for")
             return False
         if isinstance(clause, UpdateBase):
@@ -181,12 +151,12 @@ class SessionHooks:
         as it is: the transaction is a direct one, see `_join`. Anything else is another database, or none that the
         journal knows of, and is left alone; a transaction that writes there has a commit point there.
         """
-        journal = self._journal
+        journal = self.journal
         if bound is journal.session_engine or bound is journal.read_engine:
             return bound
         state = state_of(session, journal)
         is_read = isinstance(clause, SelectBase)
-        if self._is_of_target(bound):
+        if self.is_of_target(bound):
             if state.has_changes:
                 upgrade(state, OWN_CONNECTION)
             state.joined_writes = session._flushing or state.routing_dml or not (clause is None or is_read)
@@ -198,8 +168,8 @@ class SessionHooks:
                 upgrade(state, ANOTHER_ENGINE)
         return bound
 
-    def _is_of_target(self, bound: Any) -> bool:
-        return bound.engine.pool is self._journal.target.pool
+    def is_of_target(self, bound: Any) -> bool:
+        return bound.engine.pool is self.journal.target.pool
 
     def _join(self, state: SessionState, connection: Connection) -> None:
         """The session works on a connection that it was given, or that has options of its own: without the log.
@@ -209,7 +179,7 @@ class SessionHooks:
         state.joined = connection
         if state.direct_reason is None:
             state.direct_reason = OWN_CONNECTION
-            self._journal.note_direct(OWN_CONNECTION)
+            self.journal.note_direct(OWN_CONNECTION)
         self._wait_joined(state)
 
     def _wait_joined(self, state: SessionState) -> None:
@@ -219,8 +189,8 @@ class SessionHooks:
         """
         assert state.joined is not None
         transaction = state.joined.get_transaction()
-        if transaction not in self._written and self._journal.must_wait(None):
-            self._journal.barrier(None)
+        if transaction not in self._written and self.journal.must_wait(None):
+            self.journal.barrier(None)
         if state.joined_writes and transaction is not None:
             self._written.add(transaction)
 
@@ -230,7 +200,7 @@ class SessionHooks:
         As far as one can tell. What slips through is seen when it arrives in the journal; then the transaction becomes
         direct as well, but what the target says to it cannot be undone by a savepoint alone.
         """
-        scope = self._journal.scope
+        scope = self.journal.scope
         if scope.is_everything:
             return False
         if not scope.has_mapper(mapper):
@@ -247,7 +217,7 @@ class SessionHooks:
         return (
             not statement._returning
             and isinstance(table, Table)
-            and self._journal.scope.has_table(table_name(table))
+            and self.journal.scope.has_table(table_name(table))
             and not getattr(statement, "_independent_ctes", ())
             and not self._leaves_keys_to_target(statement)
         )
@@ -257,7 +227,7 @@ class SessionHooks:
         return (
             isinstance(statement, Insert)
             and statement.select is not None
-            and self._journal.target.dialect.name != "postgresql"
+            and self.journal.target.dialect.name != "postgresql"
             and missing_key(statement, ()) is not None
         )
 
@@ -269,7 +239,7 @@ class SessionHooks:
                 with _routing(state, dml=False, counted=False):
                     return self._execute(session, statement, params, **kw)
             return self._execute(session, statement, params, **kw)
-        state = state_of(session, self._journal)
+        state = state_of(session, self.journal)
         counted = isinstance(statement, Update) and isinstance(params, (list, tuple)) and not statement._where_criteria
         with _routing(state, dml=self._records(statement), counted=counted):
             result = self._execute(session, statement, params, **kw)
@@ -279,30 +249,13 @@ class SessionHooks:
 
     def _note_key(self, connection: Connection) -> None:
         """The database may have given out keys; the allocator must not give them out again."""
-        if self._journal.target.dialect.name != "postgresql":
-            self._journal.keys.note_target(connection)
+        if self.journal.target.dialect.name != "postgresql":
+            self.journal.keys.note_target(connection)
 
     # --------------------------------------------------------------------------------------------- events
 
-    def _enroller(self) -> Callable[[Session, SessionTransaction, Connection], None]:
-        """The listener to `after_begin`. A transaction that is not direct, and begins to read, costs least."""
-        journal, general = self._journal, self._after_begin
-        read_engine = journal.read_engine
-
-        def after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-            if connection.engine is read_engine and APPLYING not in session.info:
-                state = session.__dict__.get("_walsync_state")
-                if state is not None and state.direct_reason is None and state.journal is journal:
-                    entry: Any = transaction._connections[connection]
-                    if entry[3]:  # as in _is_given
-                        connection.state = state  # type: ignore[attr-defined]
-                        return
-            general(session, transaction, connection)
-
-        return after_begin
-
-    def _after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-        journal = self._journal
+    def after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        journal = self.journal
         engine = connection.engine
         if engine is journal.session_engine:
             state = state_of(session, journal)
@@ -311,9 +264,9 @@ class SessionHooks:
                 state.buffer.owner = state
         elif APPLYING in session.info:
             return
-        elif engine is journal.read_engine and not _is_given(transaction, connection):
+        elif engine is journal.read_engine and not is_given(transaction, connection):
             journal.reads.enroll(connection, state_of(session, journal), nested=transaction.nested)
-        elif self._is_of_target(connection):
+        elif self.is_of_target(connection):
             self._join(state_of(session, journal), connection)
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
@@ -332,89 +285,6 @@ class SessionHooks:
                 "this transaction failed while it was moved to the target, and can only be rolled back"
             ) from state.failed
 
-    def _before_flush(self, session: Session, flush_context: Any, instances: Any) -> None:
-        """Give new objects their keys, so that the unit of work can insert them together."""
-        if not session._new or APPLYING in session.info:
-            return
-        keyless = []
-        known = self._key_attributes
-        for obj_state in session._new:
-            mapper = obj_state.manager.mapper
-            found = known[mapper] if mapper in known else self._key_attribute(mapper)
-            if found is not None and obj_state.dict.get(found[0]) is None:
-                keyless.append((obj_state, mapper, *found))
-        if keyless:
-            self._give_keys(session, keyless)
-
-    def _give_keys(self, session: Session, keyless: list[tuple[Any, Mapper[Any], str, Any]]) -> None:
-        """To these: the object's state, its mapper, and the attribute and column of the key."""
-        binds: dict[Any, Any] | None = None
-        bound = None
-        if self._get_bind is not Session.get_bind or binds_of(session):
-            binds = {}  # each mapper may have its own
-        else:
-            bound = self._get_bind(session)
-            if bound is not self._journal.target and not self._is_of_target(bound):
-                return
-        state = state_of(session, self._journal)
-        if len(keyless) > 1:
-            keyless.sort(key=_insert_order)
-        scope = self._journal.scope
-        is_direct = state.direct_reason is not None or _mode(session) == "direct"
-        for obj_state, mapper, attribute, column in keyless:
-            if not scope.has_mapper(mapper):
-                continue
-            if binds is not None:
-                if mapper not in binds:
-                    binds[mapper] = self._get_bind(session, mapper)
-                bound = binds[mapper]
-                if bound is not self._journal.target and not self._is_of_target(bound):
-                    continue
-            if is_direct and column.identity is not None and column.identity.always:
-                continue  # it takes no key but its own, and gives it out itself
-            # As SQLAlchemy does with a key that the database made, but before the INSERT.
-            obj_state.dict[attribute] = self._next_key(state, column, bound)
-
-    def _next_key(self, state: SessionState, column: Any, bound: Any) -> int:
-        journal = self._journal
-        if bound is journal.target:
-            return journal.next_key(state, column)
-        key = journal.keys.reserved_key(column)
-        if key is None:
-            # In the transaction of that connection: if it is rolled back, so is the reservation, and the row.
-            connection = state.session.connection(bind_arguments={"bind": bound})
-            key = journal.keys.next_key_on(connection, column)
-        return key
-
-    def _key_attribute(self, mapper: Mapper[Any]) -> tuple[str, Any] | None:
-        """The attribute and column of a mapper's autoincrement key, if the database would make it."""
-        try:
-            return self._key_attributes[mapper]
-        except KeyError:
-            pass
-        found: tuple[str, Any] | None = None
-        root = mapper
-        while root.inherits is not None and not root.concrete:
-            root = root.inherits
-        table = root.local_table
-        if isinstance(table, Table):
-            column = generated_key(table)
-            if column is not None and (column.default is None or column.default.is_sequence):
-                found = (mapper.get_property_by_column(column).key, column)
-        self._key_attributes[mapper] = found
-        return found
-
-
-def _is_given(transaction: SessionTransaction, connection: Connection) -> bool:
-    """Whether the session did not open this connection itself, but was bound to it."""
-    entry: Any = transaction._connections[connection]
-    return not entry[3]
-
-
-def _insert_order(keyless: tuple[Any, ...]) -> int:
-    order = keyless[0].insert_order
-    return int(order) if order is not None else 0
-
 
 @contextmanager
 def _routing(state: SessionState, *, dml: bool, counted: bool) -> Iterator[None]:
@@ -424,13 +294,6 @@ def _routing(state: SessionState, *, dml: bool, counted: bool) -> Iterator[None]
         yield
     finally:
         state.routing_dml, state.counted_dml = before
-
-
-def _mode(session: Session) -> str | None:
-    mode: str | None = session.info.get(MODE)
-    if mode not in (None, "buffered", "direct"):
-        raise UsageError(f"session.info[{MODE!r}] must be 'buffered' or 'direct', not {mode!r}")
-    return mode
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
+from walsync.exceptions import UsageError
 from walsync.journal import TransactionBuffer
 from walsync.wal import EntryId
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["NOT_JOURNALED", "SessionState", "binds_of", "state_of"]
 
 _ATTRIBUTE: Final = "_walsync_state"
+
+MODE: Final = "walsync.mode"
 
 NOT_JOURNALED: Final = "class that is not journaled"
 """Why a transaction becomes direct that writes what is not in `include`, or in `exclude`."""
@@ -144,6 +147,13 @@ def state_of(session: Session, journal: Journal) -> SessionState:
         state = session.__dict__[_ATTRIBUTE] = SessionState(session, journal)
     assert isinstance(state, SessionState)
     return state
+
+
+def mode_of(session: Session) -> str | None:
+    mode: str | None = session.info.get(MODE)
+    if mode not in (None, "buffered", "direct"):
+        raise UsageError(f"session.info[{MODE!r}] must be 'buffered' or 'direct', not {mode!r}")
+    return mode
 
 
 def binds_of(session: Session) -> Mapping[Any, Any]:

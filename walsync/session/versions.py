@@ -137,7 +137,7 @@ class VersionGuard:
         Raises `StaleDataError` with nothing appended, and what `append` raises. Asks the target only where that is
         needed, and blocks for that.
         """
-        if not self._concerns(changes):
+        if not self.concerns(changes):
             return append()
         reserved = self._reserve(list(self._steps(changes)), ask)
         entry_id: EntryId | None = None
@@ -149,7 +149,7 @@ class VersionGuard:
 
     # ------------------------------------------------------------------------------------------ the changes
 
-    def _concerns(self, changes: Sequence[Change]) -> bool:
+    def concerns(self, changes: Sequence[Change]) -> bool:
         """Whether there is a version in these changes, or what was remembered may become untrue by them."""
         known = self._versions
         for change in changes:

@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 from walsync.changes import TableName
@@ -66,7 +67,7 @@ class TargetRelations:
             self._failed_at = float("-inf")
             self._forgotten += 1
 
-    def note_written(self, tables: set[TableName]) -> None:
+    def note_written(self, tables: AbstractSet[TableName]) -> None:
         """Entries write these. Of one that is not known, it is not known either what it changes. Without a lock."""
         known = self._known
         if known is not None and not known.knows(tables) and self._clock() - self._known_at > _AGAIN_S:
