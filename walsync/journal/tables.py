@@ -28,10 +28,12 @@ __all__ = ["StatementTables", "table_name", "tables_of"]
 @dataclass(frozen=True, slots=True)
 class StatementTables:
     """`reads`: the tables of the statement, or None where they cannot be told. `read_only`: a plain SELECT, without
-    locks and without functions that may do anything."""
+    locks and without functions that may do anything. `is_plain_dml`: an INSERT, UPDATE or DELETE construct, but no
+    INSERT ... SELECT."""
 
     reads: frozenset[TableName] | None
     read_only: bool
+    is_plain_dml: bool = False
 
 
 UNKNOWN: Final = StatementTables(None, False)

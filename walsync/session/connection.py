@@ -62,12 +62,19 @@ class ReadConnection(Connection):
         state = self.state
         if state is None or state.upgrading:
             return _exec_single_context(self, dialect, context, statement, parameters)
-        if state.direct_reason is None and not state.read_stale:
-            buffer, compiled = state.buffer, context.compiled
-            tables = None if compiled is None else compiled.__dict__.get(STATEMENT_TABLES)
+        compiled = context.compiled
+        tables = None if compiled is None else compiled.__dict__.get(STATEMENT_TABLES)
+        if tables is None:
+            pass  # it is new, or not a construct
+        elif state.direct_reason is not None:
+            if tables.is_plain_dml:
+                state.wrote = True
+                return _exec_single_context(self, dialect, context, statement, parameters)
+        else:
+            buffer = state.buffer
             if (
-                tables is not None
-                and tables.read_only
+                tables.read_only
+                and not state.read_stale
                 and (buffer is None or not buffer.changes)
                 and "walsync_read" not in context.execution_options
                 and "walsync.read" not in state.session_ref().info  # type: ignore[union-attr]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
@@ -155,7 +156,7 @@ class ReadEngine:
         """A direct transaction that has written has executed a statement."""
         compiled = context.compiled
         if isinstance(compiled, SQLCompiler) and not compiled.isplaintext:
-            may_give_keys = compiled.isinsert and _inserts_selected(compiled)
+            may_give_keys = _inserts_selected(compiled)
         else:
             # SQL text, or DDL.
             may_give_keys = compiled is None or isinstance(compiled, SQLCompiler)
@@ -204,7 +205,14 @@ class ReadEngine:
     def _analyse(self, compiled: Any) -> StatementTables:
         if compiled is None:
             return tables_of(None)
-        tables = compiled.__dict__[STATEMENT_TABLES] = tables_of(compiled)
+        tables = tables_of(compiled)
+        if (
+            isinstance(compiled, SQLCompiler)
+            and not compiled.isplaintext
+            and (compiled.isinsert or compiled.isupdate or compiled.isdelete)
+        ):
+            tables = replace(tables, is_plain_dml=not tables.read_only and not _inserts_selected(compiled))
+        compiled.__dict__[STATEMENT_TABLES] = tables
         return tables
 
 
@@ -216,7 +224,7 @@ _SAVEPOINTS = (SavepointClause, ReleaseSavepointClause, RollbackToSavepointClaus
 
 
 def _inserts_selected(compiled: Any) -> bool:
-    return getattr(compiled.compile_state.statement, "select", None) is not None
+    return bool(compiled.isinsert) and getattr(compiled.compile_state.statement, "select", None) is not None
 
 
 def keeps_snapshot(connection: Connection) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
@@ -156,9 +157,7 @@ def mode_of(session: Session) -> str | None:
     return mode
 
 
-def binds_of(session: Session) -> Mapping[Any, Any]:
-    """The `binds` of a session: classes and tables, and the engines that they are bound to."""
-    binds: Any = getattr(session, "binds", None)  # since SQLAlchemy 2.1
-    if binds is None:
-        binds = session._Session__binds  # type: ignore[attr-defined]
-    return cast("Mapping[Any, Any]", binds)
+binds_of: Final[Callable[[Session], Mapping[Any, Any]]] = attrgetter(
+    "binds" if hasattr(Session(), "binds") else "_Session__binds"  # the former since SQLAlchemy 2.1
+)
+"""The `binds` of a session: classes and tables, and the engines that they are bound to."""
