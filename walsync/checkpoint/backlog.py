@@ -42,6 +42,8 @@ class Backlog:
         self._max_entries = config.max_backlog_entries
         self._warn_bytes = config.max_backlog_bytes * _WARN_AT
         self._warn_entries = config.max_backlog_entries * _WARN_AT
+        self._room_until: tuple[float, float] = (-1, -1)
+        """Position and entry up to which the log may grow before it has to be looked at again. Replaced whole."""
         self._timeout_s = config.backlog_timeout_s
         # Two threads may both see False and both warn; that is all that can happen, so no lock.
         self._warned = False
@@ -53,9 +55,14 @@ class Backlog:
         long the caller has waited before, in seconds, which counts.
         """
         log = self._log
+        if not self._warned and log.is_before(*self._room_until):
+            return
+        position, entry_id = log.released
         if log.backlog_bytes < self._warn_bytes and log.backlog_entries < self._warn_entries:
             if self._warned:
                 self._settle()
+            # What was released stays released: until then there is room, however much is released meanwhile.
+            self._room_until = (position + self._warn_bytes, entry_id + self._warn_entries)
             return
         if not self._full():
             self._warn()

@@ -41,6 +41,7 @@ Words:
 
 from __future__ import annotations
 
+import struct
 from array import array
 from typing import Final, Protocol
 
@@ -119,12 +120,14 @@ class Record:
     What was read is kept until the generation is another one: a published record is never changed in place.
     """
 
-    __slots__ = ("_at", "_seen", "_width", "_words")
+    __slots__ = ("_at", "_bytes", "_packed", "_seen", "_width", "_words")
 
     def __init__(self, words: SharedWords, at: int, fields: int) -> None:
         self._words = words
         self._at = at
         self._width = fields + 1
+        self._bytes = memoryview(words).cast("B")  # type: ignore[arg-type]
+        self._packed = struct.Struct(f"@{fields + 1}Q")  # native: each word is written whole
         self._seen: tuple[int, tuple[int, ...]] | None = None  # replaced whole: any thread may
 
     @property
@@ -156,11 +159,12 @@ class Record:
         """Replace them all at once."""
         words, at = self._words, self._at
         generation = words[at] + 1
-        place = at + 1 + (generation & 1) * self._width
-        for field in fields:
-            words[place] = field
-            place += 1
-        words[place] = (sum(fields) + generation) & WORD_MASK
+        self._packed.pack_into(
+            self._bytes,
+            8 * (at + 1 + (generation & 1) * self._width),
+            *fields,
+            (sum(fields) + generation) & WORD_MASK,
+        )
         words[at] = generation
         self._seen = (generation, fields)
 

@@ -309,6 +309,17 @@ class WriteAheadLog:
         durable_position, durable_id = self._durable()
         return max(0, durable_position - position) if durable_id > entry_id else 0
 
+    def is_before(self, position: float, entry_id: float) -> bool:
+        """Whether what is written, durable or not, ends before this position and before this entry. Takes no lock."""
+        written_position, written_id = self._written()
+        return written_position < position and written_id < entry_id
+
+    @property
+    def released(self) -> tuple[int, EntryId]:
+        """Position and entry up to which everything was released. Takes no lock."""
+        position, entry_id = self._releases.through
+        return position, EntryId(entry_id)
+
     @property
     def poisoned(self) -> BaseException | None:
         """What a write or a sync failed with, in whatever process, or None while the log is well."""

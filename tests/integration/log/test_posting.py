@@ -67,7 +67,7 @@ class Commits:
 
 
 def posted(*logs: WriteAheadLog) -> bool:
-    return all(log._commits._posts._is_pending(log._commits._posts._own) for log in logs)
+    return all(log._commits._posts._is_pending(log._commits._posts.own_box) for log in logs)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.appender import Appender
-from walsync.wal.control_block import COMMITTING, GROUP, SYNCING, URGENT
+from walsync.wal.control_block import BOXES_END, COMMITTING, GROUP, SYNCING, URGENT
 from walsync.wal.group_commit import GroupCommit, _chunks_of, _Waiter
 from walsync.wal.pending import PendingEntry
 from walsync.wal.sharing.gathering import Gathering
@@ -145,7 +145,8 @@ class SharedGroupCommit(GroupCommit):
                 target = self._tail.sync()
             finally:
                 self._tail.release_sync_lock()
-                self._posts.ring()
+                if self._words[BOXES_END] > 1 or self._posts.own_box:
+                    self._posts.ring()
         except LogError:
             raise
         except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
@@ -164,25 +165,38 @@ class SharedGroupCommit(GroupCommit):
 
     def _write_alone(self, work: bytes, places: tuple[int, ...]) -> tuple[int, WalsyncError | None]:
         """The entry's id; or, where nothing of it was written and that concerns nobody else, 0 and why."""
-        with self._append_lock, self.at_tail:
-            if self.refusal is not None:
-                self._refuse()
-            self._posts.claim()
-            found = self._posts.collect()
+        tail, posts, words, rejection = self._tail, self._posts, self._words, None
+        with self._append_lock:
+            # As `at_tail`, without its calls.
             try:
-                if found:
-                    # The posts' entries come behind this one, and so do the marks that they leave.
-                    return self._write_posts_and(work, places, found), None
-                entry_id = self._write(work)
-            except LogPoisonedError:
+                tail.enter()
+                if self.refusal is not None:
+                    self._refuse()
+                if posts.own_box < 0:
+                    posts.claim()
+                found = posts.collect() if words[BOXES_END] > 1 or posts.own_box else ()
+                try:
+                    if found:
+                        # The posts' entries come behind this one, and so do the marks that they leave.
+                        entry_id = self._write_posts_and(work, places, found)
+                    else:
+                        entry_id = self._write(work)
+                        for place in places:
+                            words[place] = entry_id
+                        words[GROUP] = 1
+                except LogPoisonedError:
+                    raise
+                except WalsyncError as error:
+                    entry_id, rejection = 0, error
+            except BaseException as error:
+                tail.fail(nothing_written=isinstance(error, LogError))
                 raise
-            except WalsyncError as error:
-                return 0, error
-            words = self._words
-            for place in places:
-                words[place] = entry_id
-            words[GROUP] = 1
-            return entry_id, None
+            try:
+                tail.leave()
+            except BaseException:
+                tail.finish()
+                raise
+        return entry_id, rejection
 
     def _write_posts_and(self, work: bytes, places: tuple[int, ...], posts: list[Post]) -> int:
         own = _Waiter(work, 0, places)

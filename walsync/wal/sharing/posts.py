@@ -88,7 +88,8 @@ class Posts:
         self._box_lock = box_lock
         self._checksum = checksum
         self._locks: dict[int, SharedLock] = {}
-        self._own = -1
+        self.own_box = -1
+        """The box of this process; -1 if it has none."""
         self._claimed = False
         self._collected: list[Post] = []
         """What was found last. For the one who has the sync lock."""
@@ -118,7 +119,7 @@ class Posts:
             words[TAKEN + box] = SOME_REFUSED | number
             words[POSTED + box] = number
             words[BOXES_END] = max(words[BOXES_END], box + 1)
-            self._own = box
+            self.own_box = box
             return
 
     def _lock_of(self, box: int) -> SharedLock:
@@ -134,7 +135,7 @@ class Posts:
 
     def pack(self, entries: Sequence[tuple[bytes, Sequence[int]]]) -> tuple[bytes, int]:
         """The bytes of a post of the first entries, and of how many. Of none while another post lies in the box."""
-        if self._own < 0 or self._is_pending(self._own):
+        if self.own_box < 0 or self._is_pending(self.own_box):
             return b"", 0
         pieces: list[bytes] = []
         room = _POST_BYTES
@@ -148,11 +149,11 @@ class Posts:
     @property
     def next_number(self) -> int:
         """Of the post that is put into the box next."""
-        return int(self._words[POSTED + self._own]) % POST_NUMBER_MASK + 1
+        return int(self._words[POSTED + self.own_box]) % POST_NUMBER_MASK + 1
 
     def put(self, number: int, body: bytes) -> None:
         """Put a post into the box."""
-        box, words = self._own, self._words
+        box, words = self.own_box, self._words
         begin = 8 * (BOXES + box * BOX_WORDS)
         head = _HEAD.pack(len(body), self._checksum(body, number), time.monotonic_ns())
         self._bytes[begin : begin + len(head) + len(body)] = head + body
@@ -160,7 +161,7 @@ class Posts:
 
     def put_one(self, data: bytes, places: Sequence[int]) -> int:
         """Put a post of one entry into the box, and return its number; 0 if it does not fit, or another lies there."""
-        box, words = self._own, self._words
+        box, words = self.own_box, self._words
         length = _ENTRY.size + 8 * len(places) + len(data)
         if length > _POST_BYTES or box < 0:
             return 0
@@ -175,14 +176,9 @@ class Posts:
         words[POSTED + box] = number
         return number
 
-    @property
-    def own_box(self) -> int:
-        """The box of this process; -1 if it has none."""
-        return self._own
-
     def outcome(self, number: int) -> Outcome | None:
         """What became of a post; None if nobody has taken it. Look at what is durable before this."""
-        words, box = self._words, self._own
+        words, box = self._words, self.own_box
         taken = words[TAKEN + box]
         if (taken ^ number) & POST_NUMBER_MASK:
             return None
@@ -197,7 +193,7 @@ class Posts:
 
     def withdraw(self, number: int) -> None:
         """Take the post out of the box, if it is there. Under the append lock of all processes."""
-        box = self._own
+        box = self.own_box
         if self._words[POSTED + box] == number:
             self._drop(box, number)
 
@@ -218,7 +214,7 @@ class Posts:
         """The boxes in which a post lies, and its number."""
         words = self._words
         end = min(words[BOXES_END], MAX_BOXES)
-        if end == 1 and self._own == 0 and not self._is_pending(0):
+        if end == 1 and self.own_box == 0 and not self._is_pending(0):
             # The only process so far.
             return []
         taken = words[TAKEN : TAKEN + end].tolist()
@@ -257,7 +253,7 @@ class Posts:
         if self._checksum(body, number) != check:
             # Its number is there and not yet all of it: the next one takes it.
             return None
-        if not 0 <= now - posted_ns < _FRESH_NS and box != self._own and self._owner_is_gone(box, number):
+        if not 0 <= now - posted_ns < _FRESH_NS and box != self.own_box and self._owner_is_gone(box, number):
             return None
         entries: list[tuple[bytes, Sequence[int]]] = []
         at = 0
@@ -308,7 +304,7 @@ class Posts:
 
     def close(self) -> None:
         """Give the box back for good."""
-        self._own = -1
+        self.own_box = -1
         for lock in self._locks.values():
             lock.close()
         self._locks.clear()

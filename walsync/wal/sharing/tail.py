@@ -15,6 +15,7 @@ A signal's handler that raises in the middle of a write is a death as far as the
 from __future__ import annotations
 
 import contextlib
+import struct
 import time
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -58,6 +59,8 @@ _LONGEST_SYNC_PAUSE_S: Final = 0.002
 _ORPHANED_S: Final = 0.5
 _EPOCH_SHIFT: Final = 32
 _TAIL_WIDTH: Final = 8
+_TAIL_WORDS: Final = struct.Struct(f"@{_TAIL_WIDTH}Q")
+"""Native: each word is written whole."""
 _CHAIN_MASK: Final = (1 << _EPOCH_SHIFT) - 1
 
 
@@ -83,6 +86,7 @@ class SharedTail:
         is told the first id that was not.
         """
         self._words = words
+        self._bytes = memoryview(words).cast("B")  # type: ignore[arg-type]
         self._append_lock = append_lock
         self._sync_lock = sync_lock
         self._bells = bells
@@ -216,15 +220,12 @@ class SharedTail:
         chain |= epoch << _EPOCH_SHIFT
         # As `Record.write` does.
         generation = words[TAIL] + 1
-        place = TAIL + 1 + (generation & 1) * _TAIL_WIDTH
-        words[place] = position
-        words[place + 1] = next_id
-        words[place + 2] = chain
-        words[place + 3] = sequence
-        words[place + 4] = number
-        words[place + 5] = promised
-        words[place + 6] = base
-        words[place + 7] = (position + next_id + chain + sequence + number + promised + base + generation) & WORD_MASK
+        _TAIL_WORDS.pack_into(
+            self._bytes,
+            8 * (TAIL + 1 + (generation & 1) * _TAIL_WIDTH),
+            position, next_id, chain, sequence, number, promised, base,
+            (position + next_id + chain + sequence + number + promised + base + generation) & WORD_MASK,
+        )  # fmt: skip
         words[TAIL] = generation
         self._generation = generation
         self._tail.note_written(generation, (position, next_id, chain, sequence, number, promised, base))
@@ -435,7 +436,9 @@ class SharedTail:
         file.sync()
         self._words[SYNC_NS] = time.monotonic_ns() - began_ns
         self._durable.write(position, next_id - 1, sequence)
-        self._synced_generation = self._words[DURABLE]
+        # What this process has written there it need not read again.
+        self._appender.durable = position, next_id - 1
+        self._synced_generation = self._durable_generation = self._words[DURABLE]
         return position, next_id - 1
 
     # ------------------------------------------------------------------------------------------------ poisoning
