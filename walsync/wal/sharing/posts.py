@@ -169,10 +169,14 @@ class Posts:
         if (words[TAKEN + box] ^ number) & POST_NUMBER_MASK:
             return 0
         number = number % POST_NUMBER_MASK + 1
-        body = _ENTRY.pack(len(data), len(places)) + (array("Q", places).tobytes() if places else b"") + data
+        if places:
+            body = b"".join((_ENTRY.pack(len(data), len(places)), array("Q", places).tobytes(), data))
+        else:
+            body = _ENTRY.pack(len(data), 0) + data
         begin = 8 * (BOXES + box * BOX_WORDS)
-        head = _HEAD.pack(length, self._checksum(body, number), time.monotonic_ns())
-        self._bytes[begin : begin + _HEAD.size + length] = head + body
+        _HEAD.pack_into(self._bytes, begin, length, self._checksum(body, number), time.monotonic_ns())
+        begin += _HEAD.size
+        self._bytes[begin : begin + length] = body
         words[POSTED + box] = number
         return number
 

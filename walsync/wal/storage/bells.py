@@ -61,6 +61,8 @@ class FutexBells:
         # Keeps the memory mapped for as long as this object lives.
         self._mapped = ctypes.c_char.from_buffer(words)  # type: ignore[arg-type]
         self._address = ctypes.addressof(self._mapped)
+        self._last: tuple[float, Any, int] = (-1.0, None, 0)
+        """A time to wait, as the system takes it, and its address. Replaced whole: any thread may."""
         ctypes.set_errno(0)
         self.wait(0, words[0] + 1, 0.001)
         if ctypes.get_errno() != _EAGAIN:
@@ -68,11 +70,12 @@ class FutexBells:
 
     def wait(self, index: int, seen: int, timeout_s: float) -> None:
         """Sleep until the word is rung or the time is over; not at all if it is no longer what was seen."""
-        seconds = int(timeout_s)
-        time_ = self._time(seconds, int((timeout_s - seconds) * 1e9))
-        self._call_waiting(
-            self._number, self._address + 8 * index, _FUTEX_WAIT, seen & _HALF_MASK, self._address_of(time_)
-        )
+        last = self._last
+        if last[0] != timeout_s:
+            seconds = int(timeout_s)
+            time_ = self._time(seconds, int((timeout_s - seconds) * 1e9))
+            last = self._last = (timeout_s, time_, self._address_of(time_))
+        self._call_waiting(self._number, self._address + 8 * index, _FUTEX_WAIT, seen & _HALF_MASK, last[2])
 
     def ring(self, index: int) -> None:
         """Wake one who waits for the word."""
