@@ -32,6 +32,7 @@ FILES = (
     "log.py",
     "interval.py",
     "sharing/commits.py",
+    "sharing/gathering.py",
     "sharing/tail.py",
     "sharing/posts.py",
 )
