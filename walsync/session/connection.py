@@ -19,7 +19,7 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.sql.dml import Insert
 
 from walsync.exceptions import UsageError
-from walsync.session.upgrade import begin_for_savepoint
+from walsync.session.upgrade import begin_for_savepoint, upgrade
 
 if TYPE_CHECKING:
     from walsync.session.state import SessionState
@@ -95,6 +95,15 @@ class ReadConnection(Connection):
         if state is not None and not state.upgrading:
             state.journal.reads.before_statement(self, state, context)
         return super()._exec_insertmany_context(dialect, context)
+
+    def _execute_default(self, default: Any, distilled_parameters: Any, execution_options: Any) -> Any:
+        """A sequence, or another default, that is executed by itself: it goes to the cursor on a way of its own."""
+        state = self.state
+        if state is not None and not state.upgrading:
+            if state.direct_reason is None:
+                upgrade(state, "SQL text")
+            state.wrote = True
+        return super()._execute_default(default, distilled_parameters, execution_options)
 
     @property
     def _only_reads(self) -> bool:
