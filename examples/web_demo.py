@@ -116,6 +116,7 @@ class Killer:
             self._at.pop(0)
             worker = worker_that_answers(self._port)
             if worker is not None:
+                # At any moment of what it does for the requests that come meanwhile.
                 time.sleep(random.uniform(0.0, 0.01))
                 os.kill(worker, signal.SIGKILL)
                 self.killed.append(worker)

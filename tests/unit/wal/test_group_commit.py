@@ -294,6 +294,20 @@ def test_who_waits_no_more_is_passed_over_when_the_served_wake_each_other() -> N
             assert [waiter.is_woken for waiter in (gone, also_gone, last)] == [False, False, True]
 
 
+def test_who_leads_wakes_the_next_leader_and_the_first_of_those_it_served() -> None:
+    with open_log(MemoryStorage()) as log:
+        commits, lead = log._commits, object()
+        due: list[_Waiter] = []
+        first, late, second, third = (_Waiter(b"", entry_id) for entry_id in (1, 0, 2, 3))
+        commits._leader, commits._waiting = lead, [first, late, second, third]
+        commits._publish(lead, (log._appender.durable[0], 3), None, None, due)
+        leader, commits._leader = commits._leader, None
+        assert due == [late, first]
+        assert [waiter.after for waiter in (late, first, second, third)] == [None, second, third, None]
+        assert leader is late
+        assert commits._waiting == []
+
+
 def test_a_sync_wakes_the_next_leader_and_one_of_those_it_served() -> None:
     gate = Gate()
     log = open_log(gate.storage)
