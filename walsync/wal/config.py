@@ -82,6 +82,10 @@ class LogConfig:
     """How long at most, and never longer than the last sync took, one who is about to sync waits for the entries of
     other processes that are likely to have one soon, so that they need no sync of their own. 0: not at all."""
 
+    keep_s: float = 0.05
+    """How long a process that commits again and again, while no other one does, keeps the log's locks after a commit,
+    so that the next one need not take them. Another process gets them at once when it asks. 0: not at all."""
+
     segment_timeout_s: float = 30.0
     """How long a commit waits for the background thread to prepare a segment."""
 
@@ -126,6 +130,7 @@ class LogConfig:
         self._seconds("append_timeout_s", 0.001)
         self._seconds("sync_timeout_s", 0.001)
         self._seconds("gather_s", 0.0)
+        self._seconds("keep_s", 0.0)
         self._seconds("segment_timeout_s", 0.001)
         self._seconds("checkpoint_timeout_s", 0.001)
         self._seconds("checkpoint_retry_s", 0.0)

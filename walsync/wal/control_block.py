@@ -29,8 +29,10 @@ Words:
     32 to 40     durable: position, entry id, segment's sequence
     44 to 54     released: position, entry id, sequence of the first segment in use, generation of the checkpoint slot
     56           how many processes had an entry to commit during the last sync
-    59           1 while somebody has the sync lock
     57, 58       syncs still to be made before anybody waits for others' entries again, and how many it will be next
+    59           1 while somebody has the sync lock
+    60           another one whenever somebody wants a lock that another process has
+    61           1 while a process keeps both locks, see `walsync.wal.sharing.keeping`
     64 to 127    why the log is poisoned: the length of a text in bytes, and the text
     128          bells: a word for each box, which is another one after each sync that its owner waited for
     512          marks: two tables of 8192 words
@@ -51,7 +53,7 @@ from walsync.wal.storage.protocol import SharedWords
 __all__ = ["Record", "Words", "durable_record", "local_words", "released_record", "tail_record"]
 
 MAGIC: Final = int.from_bytes(b"walsync\0", "little")
-VERSION: Final = 3
+VERSION: Final = 4
 """Of the layout. Another one is not joined; the first process to open a log builds the block anew in its own."""
 
 HEAD: Final = 0
@@ -74,6 +76,8 @@ COMMITTING: Final = 56
 HASTE: Final = 57
 NEXT_HASTE: Final = 58
 SYNCING: Final = 59
+WANTED: Final = 60
+KEPT: Final = 61
 POISON_TEXT: Final = 64
 POISON_TEXT_BYTES: Final = 63 * 8
 BELLS: Final = 128
@@ -120,7 +124,7 @@ class Record:
     What was read is kept until the generation is another one: a published record is never changed in place.
     """
 
-    __slots__ = ("_at", "_bytes", "_packed", "_seen", "_width", "_words")
+    __slots__ = ("_at", "_bytes", "_packed", "_width", "_words", "seen")
 
     def __init__(self, words: SharedWords, at: int, fields: int) -> None:
         self._words = words
@@ -128,7 +132,9 @@ class Record:
         self._width = fields + 1
         self._bytes = memoryview(words).cast("B")  # type: ignore[arg-type]
         self._packed = struct.Struct(f"@{fields + 1}Q")  # native: each word is written whole
-        self._seen: tuple[int, tuple[int, ...]] | None = None  # replaced whole: any thread may
+        self.seen: tuple[int, tuple[int, ...]] | None = None
+        """The last generation known here, and its fields. Replaced whole: any thread may, and so may one that writes
+        the record itself, as `write` does, having no time for a call."""
 
     @property
     def generation(self) -> int:
@@ -138,7 +144,7 @@ class Record:
     def read(self) -> tuple[int, ...]:
         """The fields. Raises `LogError` for a block that somebody else has overwritten."""
         words, at = self._words, self._at
-        seen = self._seen
+        seen = self.seen
         if seen is not None and seen[0] == words[at]:
             return seen[1]
         width = self._width
@@ -149,7 +155,7 @@ class Record:
             check = fields.pop()
             if words[at] == generation and check == (sum(fields) + generation) & WORD_MASK:
                 found = tuple(fields)
-                self._seen = (generation, found)
+                self.seen = (generation, found)
                 return found
         raise LogError(
             "the control block of the log was overwritten. Close the log in every process, and open it again"
@@ -166,11 +172,7 @@ class Record:
             (sum(fields) + generation) & WORD_MASK,
         )
         words[at] = generation
-        self._seen = (generation, fields)
-
-    def note_written(self, generation: int, fields: tuple[int, ...]) -> None:
-        """It was written, as `write` does it, by somebody who had no time for a call."""
-        self._seen = (generation, fields)
+        self.seen = (generation, fields)
 
 
 def tail_record(words: SharedWords) -> Record:

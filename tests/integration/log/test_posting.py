@@ -123,10 +123,10 @@ class Gate:
 
     def __init__(self, log: WriteAheadLog) -> None:
         tail = log._commits._tail
-        self._lock = tail._sync_lock
+        self._lock = tail.sync_lock
         self._opened = False
         self.unlock, self.close = self._lock.unlock, self._lock.close
-        tail._sync_lock = self
+        tail.sync_lock = self
 
     def try_exclusive(self) -> None:
         if not self._opened:

@@ -23,6 +23,8 @@ from tests.unit.wal.logs import abandon, all_of, copy_of, open_log
 from tests.unit.wal.test_group_commit import Gate
 from walsync.exceptions import LogPoisonedError
 from walsync.wal import FileStorage, MemoryStorage, WriteAheadLog
+from walsync.wal.control_block import WANTED
+from walsync.wal.sharing import keeping as keeping_module
 
 pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tracing raises where no signal's handler runs")
 
@@ -33,10 +35,14 @@ FILES = (
     "interval.py",
     "sharing/commits.py",
     "sharing/gathering.py",
+    "sharing/keeping.py",
+    "sharing/leads.py",
     "sharing/tail.py",
     "sharing/posts.py",
+    "sharing/waiting.py",
 )
 TIMEOUT_S = 20.0
+LONG_S = 1000.0
 
 
 class Interrupt(BaseException):
@@ -199,15 +205,30 @@ def test_an_interrupt_at_any_line_of_a_commit_among_others(place: int | None) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("meets", ["nobody", "a sync"])
-def test_an_interrupt_at_any_line_of_a_commit_to_a_shared_log(meets: str, tmp_path: Path) -> None:
-    """Where it meets another process's sync it posts its entry, which the other one writes."""
-    number = 0
+@pytest.mark.parametrize("meets", ["nobody", "a sync", "nobody, and begins to keep", "nobody, and keeps", "a wish"])
+def test_an_interrupt_at_any_line_of_a_commit_to_a_shared_log(
+    meets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it meets another process's sync it posts its entry, which the other one writes. Where it keeps the locks,
+    or begins to, the other one has them when it wants them, whatever happened; in "a wish" it does already.
+    """
+    keeps = meets in ("nobody, and keeps", "a wish")
+    begins = meets == "nobody, and begins to keep"
+    monkeypatch.setattr(keeping_module, "_FIRST_SYNCS", 0 if keeps or begins else 1000)
+    number = kept = 0
     while True:
         number += 1
         storage = FileStorage(tmp_path / str(number))
-        log, other = open_log(storage), open_log(storage)
+        log, other = open_log(storage, keep_s=LONG_S), open_log(storage, keep_s=LONG_S)
         acknowledged = {int(log.append(b"before")): b"before"}
+        keeping = log._commits._keeping
+        if keeps:
+            acknowledged[log.append(b"kept")] = b"kept"
+        if keeping._bells.wakes:
+            assert keeping.is_on == keeps
+        if meets == "a wish":
+            # The thread does not hear of it.
+            log._commits._words[WANTED] += 1
         other_tail = other._commits._tail
 
         def end_the_sync(other: WriteAheadLog = other, acknowledged: dict[int, bytes] = acknowledged) -> None:
@@ -225,6 +246,10 @@ def test_an_interrupt_at_any_line_of_a_commit_to_a_shared_log(meets: str, tmp_pa
                 pass
         if meets == "a sync":
             timer.join(TIMEOUT_S)
+        kept += keeping.is_on
+        answer = in_time(lambda other=other: other.append(b"other's"), f"the other one after {interrupt.place}")
+        assert isinstance(answer, int), f"{interrupt.place}: {answer!r}"
+        acknowledged[answer] = b"other's"
         check_it_lives(log, acknowledged, interrupt.place)
         found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(other).items()}
         assert acknowledged.items() <= found.items(), interrupt.place
@@ -233,3 +258,4 @@ def test_an_interrupt_at_any_line_of_a_commit_to_a_shared_log(meets: str, tmp_pa
         if not interrupt.place:
             break
     assert number > 30
+    assert kept or not begins

@@ -46,6 +46,7 @@ from walsync.wal.sharing.posts import Posts
 from walsync.wal.sharing.releases import SegmentList, SharedReleases
 from walsync.wal.sharing.slot_files import SharedSlotFiles
 from walsync.wal.sharing.tail import SharedTail
+from walsync.wal.sharing.waiting import SyncWaiting
 from walsync.wal.storage.protocol import SharedLock, SharedWords, Storage, StorageShare
 
 if TYPE_CHECKING:
@@ -289,9 +290,16 @@ class _Builder:
         if recovered_here:
             tail.publish_first()
             words[WHOLE] = 1
-        commits = SharedGroupCommit(appender, words, tail, posts, Gathering(words, posts, config.gather_s))
-        if tail.is_poisoned:
-            tail.raise_poisoned()
+        commits = SharedGroupCommit(
+            appender,
+            words,
+            tail,
+            SyncWaiting(words, tail, bells, config.sync_timeout_s),
+            posts,
+            Gathering(words, posts, config.gather_s),
+        )
+        if tail.poison.is_told:
+            tail.poison.raise_told()
         releases = SharedReleases(
             storage,
             opened.segments,

@@ -18,32 +18,27 @@ import contextlib
 import struct
 import time
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final
 
-from walsync.exceptions import LogPoisonedError, LogTimeoutError
+from walsync.exceptions import LogTimeoutError
 from walsync.wal.appender import Appender
 from walsync.wal.config import LogConfig
 from walsync.wal.control_block import (
-    BELLS,
     DURABLE,
-    GROUP,
     IN_PROGRESS,
-    POISON_TEXT,
-    POISON_TEXT_BYTES,
     POISONED,
-    POST_NUMBER_MASK,
     SYNC_NS,
     SYNCING,
     TAIL,
-    TAKEN,
-    TAKEN_ID_SHIFT,
     WORD_MASK,
     durable_record,
     tail_record,
 )
 from walsync.wal.format import RECOVERY
 from walsync.wal.segment import Segment, slot_number
+from walsync.wal.sharing.keeping import Keeping
 from walsync.wal.sharing.locks import give_way, locking_failed, wait_for
+from walsync.wal.sharing.poison import Poison
 from walsync.wal.sharing.slot_files import SharedSlotFiles
 from walsync.wal.storage.protocol import SharedBells, SharedLock, SharedWords, StorageFile
 
@@ -51,15 +46,12 @@ __all__ = ["SharedTail"]
 
 _YIELDS: Final = 3
 _LONGEST_APPEND_PAUSE_S: Final = 0.001
-_SYNC_PAUSE_S: Final = 0.0001
-_SYNC_PAUSE_OF_ENTRY_S: Final = 0.00004
-"""How long to wait for another process's sync at first, and how much longer for each entry written together last: the
-more processes there are, the likelier it is that one of them looks in time. Where nobody can be woken."""
-_LONGEST_SYNC_PAUSE_S: Final = 0.002
 _ORPHANED_S: Final = 0.5
 _EPOCH_SHIFT: Final = 32
 _TAIL_WIDTH: Final = 8
 _TAIL_WORDS: Final = struct.Struct(f"@{_TAIL_WIDTH}Q")
+_DURABLE_WIDTH: Final = 4
+_DURABLE_WORDS: Final = struct.Struct(f"@{_DURABLE_WIDTH}Q")
 """Native: each word is written whole."""
 _CHAIN_MASK: Final = (1 << _EPOCH_SHIFT) - 1
 
@@ -88,10 +80,11 @@ class SharedTail:
         self._words = words
         self._bytes = memoryview(words).cast("B")  # type: ignore[arg-type]
         self._append_lock = append_lock
-        self._sync_lock = sync_lock
-        self._bells = bells
+        self.sync_lock = sync_lock
         self._appender = appender
         self._slot_files = slot_files
+        self.poison = Poison(words)
+        self.keeping = Keeping(words, bells, append_lock, sync_lock, appender, config.keep_s)
         self._config = config
         self._segment_of = segment_of
         self._file_of = file_of
@@ -102,6 +95,7 @@ class SharedTail:
         # Not what the block says now: the appender was made from what it said a moment ago.
         self._generation = -1
         self._durable_generation = -1
+        self._durable_sequence = -1
         self._synced_file: tuple[int, StorageFile | None] = (-1, None)
         self._synced_generation = -1
         self.orphaned_after_s = _ORPHANED_S + 2 * config.sync_interval_s
@@ -137,16 +131,18 @@ class SharedTail:
 
     def enter(self) -> None:
         """Have the append lock, and the appender at the log's end. After an exception `fail` must be called as well."""
-        try:
-            self._append_lock.try_exclusive()
-        except BlockingIOError:
-            self._wait_to_append()
-        except OSError as error:
-            raise locking_failed(error) from error
+        if not self.keeping.is_on:
+            try:
+                self._append_lock.try_exclusive()
+            except BlockingIOError:
+                self.keeping.want()
+                self._wait_to_append()
+            except OSError as error:
+                raise locking_failed(error) from error
         # On the path of every commit: words are read and written here, not through records, which are calls.
         words = self._words
         if words[POISONED]:
-            self.raise_poisoned()
+            self.poison.raise_told()
         if words[TAIL] != self._generation or words[IN_PROGRESS]:
             self._catch_up()
         if words[DURABLE] != self._durable_generation:
@@ -167,7 +163,8 @@ class SharedTail:
                 appender.retired.clear()
             words[IN_PROGRESS] = 0
         self._entered = False
-        self._append_lock.unlock()
+        if not self.keeping.is_on:
+            self._append_lock.unlock()
 
     def finish(self) -> bool:
         """After an interrupt between `enter` and the end of `leave`: come to an end. Whether anything is published."""
@@ -178,8 +175,9 @@ class SharedTail:
         if self._entered:
             # Others still wait for the lock. What was published already is published once more.
             self.leave()
-        with contextlib.suppress(OSError):
-            self._append_lock.unlock()
+        if not self.keeping.is_on:
+            with contextlib.suppress(OSError):
+                self._append_lock.unlock()
         return True
 
     def fail(self, *, nothing_written: bool) -> None:
@@ -192,8 +190,9 @@ class SharedTail:
         finally:
             self._entered = False
             # Where the system does not unlock, whoever wants to write next is told so.
-            with contextlib.suppress(OSError):
-                self._append_lock.unlock()
+            if not self.keeping.is_on:
+                with contextlib.suppress(OSError):
+                    self._append_lock.unlock()
 
     def _wait_to_append(self) -> None:
         # It is held for some ten microseconds: sleeping takes longer, and leaves it free while everybody sleeps.
@@ -228,7 +227,7 @@ class SharedTail:
         )  # fmt: skip
         words[TAIL] = generation
         self._generation = generation
-        self._tail.note_written(generation, (position, next_id, chain, sequence, number, promised, base))
+        self._tail.seen = generation, (position, next_id, chain, sequence, number, promised, base)
 
     def publish_first(self) -> None:
         """While the block is built: where recovery left the log."""
@@ -285,8 +284,10 @@ class SharedTail:
         if not lock.acquire(False):
             return None
         try:
-            self._append_lock.try_exclusive()
+            if not self.keeping.is_on:
+                self._append_lock.try_exclusive()
         except BlockingIOError:
+            self.keeping.want()
             lock.release()
             return None
         except BaseException:
@@ -295,7 +296,8 @@ class SharedTail:
 
         def give_back() -> None:
             try:
-                self._append_lock.unlock()
+                if not self.keeping.is_on:
+                    self._append_lock.unlock()
             finally:
                 lock.release()
 
@@ -309,110 +311,31 @@ class SharedTail:
 
     def try_sync_lock(self) -> bool:
         """Be the one who syncs, unless another process is."""
-        try:
-            self._sync_lock.try_exclusive()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise locking_failed(error) from error
+        if not self.keeping.is_on:
+            try:
+                self.sync_lock.try_exclusive()
+            except BlockingIOError:
+                self.keeping.want()
+                return False
+            except OSError as error:
+                raise locking_failed(error) from error
         self._words[SYNCING] = 1
         return True
 
     def release_sync_lock(self) -> None:
         """Let others sync. May be called without having the lock."""
         self._words[SYNCING] = 0
-        self._sync_lock.unlock()
-
-    def wait_for_post(self, box: int, number: int) -> int:
-        """The id of the one entry of a post when it is durable. 0 when it came back, or when this has the sync lock."""
-        words, try_exclusive = self._words, self._sync_lock.try_exclusive
-        bell, taken = BELLS + box, TAKEN + box
-        pause_s = deadline = 0.0
-        heard = -1
-        while True:
-            rung = words[bell]
-            # Written when it is durable, and whole: what is read here is, or was a moment ago. It is read first.
-            durable_id = words[DURABLE + 2 + (words[DURABLE] & 1) * 4]
-            state = words[taken]
-            if not (state ^ number) & POST_NUMBER_MASK:
-                # 0 when it was refused.
-                entry_id: int = state >> TAKEN_ID_SHIFT
-                if entry_id <= durable_id:
-                    return entry_id
-            if words[POISONED]:
-                self.raise_poisoned()
-            # Asked after the post is in its box: whoever syncs looks for posts after saying that it does not any more.
-            # If it is not heard of in time, it may be dead.
-            if not words[SYNCING] or rung == heard:
-                try:
-                    try_exclusive()
-                except BlockingIOError:
-                    if not deadline:
-                        deadline = time.monotonic() + self._config.sync_timeout_s
-                    elif time.monotonic() > deadline:
-                        raise self._too_long() from None
-                except OSError as error:
-                    raise locking_failed(error) from error
-                else:
-                    words[SYNCING] = 1
-                    return 0
-            heard = rung
-            pause_s = self._next_pause(pause_s)
-            self._bells.wait(bell, rung, pause_s)
-
-    def _next_pause(self, pause_s: float) -> float:
-        """How long to wait for a sync, after a wait of `pause_s`, or 0, was not enough."""
-        if self._bells.wakes:
-            return _LONGEST_SYNC_PAUSE_S
-        if not pause_s:
-            group: int = self._words[GROUP]
-            return _SYNC_PAUSE_S + _SYNC_PAUSE_OF_ENTRY_S * group
-        return min(pause_s * 1.2, _LONGEST_SYNC_PAUSE_S)
-
-    def wait_for_sync(self, box: int, served: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
-        """What is durable, when another process's sync covers `own_id` and `served` says so; None with the sync lock.
-
-        `served` is asked with what was durable before the question. `box`: where this process's post lies, or -1.
-        """
-        deadline = time.monotonic() + self._config.sync_timeout_s
-        words = self._words
-        bell = BELLS + box
-        pause_s = 0.0
-        seen = -1
-        while True:
-            rung = words[bell] if box >= 0 else 0
-            if words[POISONED]:
-                self.raise_poisoned()
-            generation = words[DURABLE]
-            if generation != seen:
-                seen = generation
-                durable = self.durable()
-                if durable[1] >= self.own_id and served(durable):
-                    return durable
-            if self.try_sync_lock():
-                return None
-            if time.monotonic() > deadline:
-                raise self._too_long()
-            if box >= 0:
-                pause_s = self._next_pause(pause_s)
-                self._bells.wait(bell, rung, pause_s)
-            else:
-                # What was written without a post nobody is told of.
-                pause_s = min(1.2 * pause_s or _SYNC_PAUSE_S, _LONGEST_SYNC_PAUSE_S)
-                time.sleep(pause_s)
-
-    def _too_long(self) -> LogTimeoutError:
-        return LogTimeoutError(
-            f"another process did not finish its sync of the log within {self._config.sync_timeout_s} s "
-            "(LogConfig.sync_timeout_s). Whether the entry becomes durable shows later. "
-            "Look at the disk, and whether a process that has the log open was stopped"
-        )
+        keeping = self.keeping
+        if not keeping.is_on:
+            keeping.keep_or_release()
+        elif keeping.is_wanted:
+            keeping.let_go()
 
     def sync(self) -> tuple[int, int]:
         """Make durable what is written, if `own_id` is not yet. With the sync lock."""
         words = self._words
         if words[POISONED]:
-            self.raise_poisoned()
+            self.poison.raise_told()
         generation = words[DURABLE]
         if generation != self._synced_generation:
             # Another process has synced since.
@@ -433,59 +356,87 @@ class SharedTail:
         file = self._synced_file[1]
         assert file is not None
         began_ns = time.monotonic_ns()
+        if not self.keeping.is_on:
+            self.keeping.note_sync(began_ns)
         file.sync()
         self._words[SYNC_NS] = time.monotonic_ns() - began_ns
         self._durable.write(position, next_id - 1, sequence)
+        self._durable_sequence = sequence
         # What this process has written there it need not read again.
         self._appender.durable = position, next_id - 1
         self._synced_generation = self._durable_generation = self._words[DURABLE]
         return position, next_id - 1
 
-    # ------------------------------------------------------------------------------------------------ poisoning
+    # ------------------------------------------------------------------ while this process keeps both locks (`keeping`)
 
-    def poison(self, text: str) -> None:
-        """Tell all processes that nothing is committed any more. The first to say so is quoted."""
-        words = self._words
-        if words[POISONED]:
-            return
-        data = text.encode("utf-8")[:POISON_TEXT_BYTES]
-        for index in range(0, len(data), 8):
-            words[POISON_TEXT + 1 + index // 8] = int.from_bytes(data[index : index + 8].ljust(8, b"\0"), "little")
-        words[POISON_TEXT] = len(data)
-        words[POISONED] = 1
+    def write_kept(self, work: bytes, places: tuple[int, ...]) -> int:
+        """Write an entry of one chunk and publish it; returns its id. `enter`, the appender and `leave` in one, with
+        fewer steps. After an exception `fail` must be called.
+        """
+        words, appender, generation = self._words, self._appender, self._generation
+        if words[TAIL] != generation or words[IN_PROGRESS] or words[POISONED]:
+            self.enter()
+            generation = self._generation
+        else:
+            words[IN_PROGRESS] = 1
+            self._entered = True
+        entry_id = self.own_id = appender.write_chunk_entry(work)
+        for place in places:
+            words[place] = entry_id
+        segment = appender.segment
+        if segment is not self._numbered[0]:
+            self._publish()
+            appender.retired.clear()
+        else:
+            sequence, number = segment.sequence, self._numbered[1]
+            chain = appender._chain | appender._epoch << _EPOCH_SHIFT
+            position, next_id, promised, base = appender.written[0], entry_id + 1, appender.promised, segment.base
+            generation += 1
+            _TAIL_WORDS.pack_into(
+                self._bytes,
+                8 * (TAIL + 1 + (generation & 1) * _TAIL_WIDTH),
+                position, next_id, chain, sequence, number, promised, base,
+                (position + next_id + chain + sequence + number + promised + base + generation) & WORD_MASK,
+            )  # fmt: skip
+            words[TAIL] = self._generation = generation
+            self._tail.seen = generation, (position, next_id, chain, sequence, number, promised, base)
+        words[IN_PROGRESS] = 0
+        self._entered = False
+        return entry_id
 
-    def poison_text(self) -> str:
-        """What was said of it."""
-        words = self._words
-        length = min(words[POISON_TEXT], POISON_TEXT_BYTES)
-        data = b"".join(
-            words[POISON_TEXT + 1 + index].to_bytes(8, "little") for index in range((POISON_TEXT_BYTES + 7) // 8)
-        )
-        return data[:length].decode("utf-8", "replace")
-
-    @property
-    def is_poisoned(self) -> bool:
-        """Whether some process has."""
-        return bool(self._words[POISONED])
-
-    def raise_poisoned(self) -> NoReturn:
-        """Raises `LogPoisonedError`."""
-        raise LogPoisonedError(
-            f"the log is poisoned for every process that has it open: {self.poison_text()} Close it in all of them, "
-            "then open it again"
-        )
+    def sync_kept(self) -> tuple[int, int]:
+        """Make durable what is written. `sync` with fewer steps."""
+        appender, words = self._appender, self._words
+        target, sequence, file = appender.written, appender.segment.sequence, self._synced_file[1]
+        if sequence != self._durable_sequence or file is None:
+            return self._sync_written()
+        if target == appender.durable:
+            return target
+        file.sync()
+        position, entry_id = appender.durable = target
+        generation = words[DURABLE] + 1
+        _DURABLE_WORDS.pack_into(
+            self._bytes,
+            8 * (DURABLE + 1 + (generation & 1) * _DURABLE_WIDTH),
+            position, entry_id, sequence, (position + entry_id + sequence + generation) & WORD_MASK,
+        )  # fmt: skip
+        words[DURABLE] = self._durable_generation = self._synced_generation = generation
+        self._durable.seen = generation, (position, entry_id, sequence)
+        return target
 
     # ------------------------------------------------------------------------------------------------ the end
 
     def close(self) -> None:
         """Give up both locks for good."""
+        self.keeping.stop()
         self._append_lock.close()
-        self._sync_lock.close()
+        self.sync_lock.close()
 
     def forget_in_child(self) -> None:
         """In a forked child: it holds nothing, and stands where the parent's threads may have been in mid-write."""
+        self.keeping.forget_in_child()
         self._append_lock.reopen()
-        self._sync_lock.reopen()
-        self._generation = self._durable_generation = self._synced_generation = -1
+        self.sync_lock.reopen()
+        self._generation = self._durable_generation = self._durable_sequence = self._synced_generation = -1
         self._synced_file = (-1, None)
         self.own_id = 0
