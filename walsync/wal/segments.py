@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 _ZEROS = bytes(128 * 1024)
-"""Linux keeps what one call has written in pages of about that size, and goes through all of such a page for each small
-write into it and each sync: filled in pieces of 1 MiB, a commit of 256 bytes takes 10 us longer than of 128 KiB; filled in
-pieces of 16 KiB, one of 1 MiB takes 1.4 times as long."""
+"""Linux keeps what one call has written in pages of up to that size, and goes through all of such a page for each small
+write into it, and for each sync. Filled in pieces of 1 MiB, a commit of 256 bytes takes 10 us longer than with 128 KiB;
+filled in pieces of 16 KiB, one of 1 MiB takes 1.4 times as long."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
