@@ -393,7 +393,11 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
         self._progress.raise_if_failed()
 
     def admit(self, waited_s: float = 0.0) -> None:
-        """Returns when the backlog has room; call it before an append. See `walsync.checkpoint.backlog`."""
+        """Returns when the backlog has room; call it before an append. See `walsync.checkpoint.backlog`.
+
+        Raises `CheckpointFailedError` if the thread has died.
+        """
+        self._progress.raise_if_failed()
         if self._dormant:
             self._wake_up()
         if self._backlog is not None:

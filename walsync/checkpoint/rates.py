@@ -36,15 +36,19 @@ class RateMeter:
         # (slot, value at its end), a tuple that is replaced whole: at worst two threads note nearly the same.
         self._noted: deque[tuple[int, int]] = deque(maxlen=_SLOTS + 2)
 
-    def note(self, total: int) -> None:
-        """The counter is at `total` now."""
-        slot = int((self._clock() - self._started) / self._slot_s)
+    def note(self, total: int, at: float | None = None) -> None:
+        """The counter was at `total` at this time of its clock, not before the last one noted; None: now."""
+        slot = int(((self._clock() if at is None else at) - self._started) / self._slot_s)
         noted = self._noted
         if noted and noted[-1][0] >= slot:
             if noted[-1][1] < total:
                 noted[-1] = (noted[-1][0], total)
         else:
             noted.append((slot, total))
+
+    def slot_end(self, at: float) -> float:
+        """When the slot ends in which this time lies: of all values until then the last one is enough to note."""
+        return self._started + (int((at - self._started) / self._slot_s) + 1) * self._slot_s
 
     def per_second(self) -> float:
         """The growth within the window that ends now; of a younger counter, since it began."""

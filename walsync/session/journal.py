@@ -136,6 +136,7 @@ class Journal(EventSource):
         self._direct: Counter[str] = Counter()
         self._recent: deque[tuple[EntryId, float]] = deque(maxlen=_AGE_SAMPLES)
         self._committed_rate = RateMeter(self.log.last_id, clock=self._clock)
+        self._slot_end = 0.0  # until then the last one of `_recent` need not be noted for the rate
         self._oldest: tuple[EntryId, int] | None = None  # an entry that was looked at for the age, and its commit time
 
     def forget_parent(self) -> None:
@@ -171,7 +172,6 @@ class Journal(EventSource):
             raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
         changes = buffer.changes
         change_set = ChangeSet(self._clock_ns(), self.origin, metadata, changes)
-        self.checkpointer.raise_if_failed()
         tables = change_set.tables
         self.relations.note_written(tables)
         chunks, marks = encode_change_set(change_set), marks_of(tables)
@@ -190,14 +190,26 @@ class Journal(EventSource):
         if state is not None:
             state.last_entry_id = entry_id
         self._buffered += 1
-        self._recent.append((entry_id, self._clock()))
-        self._committed_rate.note(entry_id)
+        now = self._clock()
+        if now >= self._slot_end:
+            self._begin_slot(now)
+        self._recent.append((entry_id, now))
         if cancelled is not None and state is not None:
             state.cancelled = cancelled
         for listener in self.dispatch.after_append:
             listener(self, entry_id, change_set)
         if cancelled is not None and state is None:
             raise cancelled
+
+    def _begin_slot(self, now: float) -> None:
+        self._note_rate()
+        self._slot_end = self._committed_rate.slot_end(now)
+
+    def _note_rate(self) -> None:
+        """The last commit of this process. It is done now and then, and not by each commit: that would be a call."""
+        recent = self._recent
+        if recent:
+            self._committed_rate.note(*recent[-1])
 
     def _append_awaited(
         self, changes: list[Change], chunks: list[bytes], durability: Any, marks: tuple[str, ...]
@@ -383,6 +395,7 @@ class Journal(EventSource):
         applied = self.checkpointer.applied_id
         durable = self.log.durable_id
         waiting = max(0, durable - applied)
+        self._note_rate()
         self._committed_rate.note(self.log.last_id)
         commits_per_s = self._committed_rate.per_second()
         trend, catch_up_s = estimate(waiting, commits_per_s, status.applied_per_s, status.state)

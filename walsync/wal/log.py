@@ -82,6 +82,8 @@ class WriteAheadLog:
         self._releases = parts.releases
         self._durable = parts.durable
         self._written = parts.written
+        self.is_before = parts.is_before
+        """Whether what is written, durable or not, ends before a position and before an entry. Takes no lock."""
         self._interval = IntervalSync(parts.commits, parts.appender, config.sync_interval_s)
         self._commit = self._committer(config.durability)
         self._max_entry_bytes = config.max_entry_bytes
@@ -308,11 +310,6 @@ class WriteAheadLog:
         position, entry_id = self._releases.through
         durable_position, durable_id = self._durable()
         return max(0, durable_position - position) if durable_id > entry_id else 0
-
-    def is_before(self, position: float, entry_id: float) -> bool:
-        """Whether what is written, durable or not, ends before this position and before this entry. Takes no lock."""
-        written_position, written_id = self._written()
-        return written_position < position and written_id < entry_id
 
     @property
     def released(self) -> tuple[int, EntryId]:

@@ -41,6 +41,7 @@ class LogParts:
     durable: Callable[[], tuple[int, int]]
     written: Callable[[], tuple[int, int]]
     written_stamp: Callable[[], int]
+    is_before: Callable[[float, float], bool]
     ring: Callable[[], None]
     torn_bytes: int
     recovered_here: bool
@@ -62,6 +63,10 @@ def local_parts(storage: Storage, lock: StorageLock, opened: OpenedLog, config: 
 
     def durable() -> tuple[int, int]:
         return appender.durable
+
+    def is_before(position: float, entry_id: float) -> bool:
+        written = appender.written
+        return written[0] < position and written[1] < entry_id
 
     releases = Releases(
         storage,
@@ -86,6 +91,7 @@ def local_parts(storage: Storage, lock: StorageLock, opened: OpenedLog, config: 
         lease=LocalLease(),
         durable=durable,
         written=lambda: appender.written,
+        is_before=is_before,
         written_stamp=lambda: appender.written[1],
         ring=commits.wake,
         torn_bytes=opened.torn_bytes,

@@ -68,3 +68,21 @@ def test_values_that_come_late_do_not_take_anything_back(clock: Clock) -> None:
     meter.note(40)
     meter.note(38)
     assert meter.per_second() == pytest.approx(10)
+
+
+def test_noting_the_last_value_of_each_slot_late_is_as_good_as_noting_every_value(clock: Clock) -> None:
+    every, late = RateMeter(0, window_s=10, clock=clock), RateMeter(0, window_s=10, clock=clock)
+    slot_end, last, total = 0.0, (0, clock.now), 0
+    for step in range(1, 3000):
+        # Bursts, and pauses longer than the window.
+        clock.now += 30.0 if step % 700 == 0 else 0.01 + step % 7 / 50
+        total += step % 11
+        every.note(total)
+        if clock.now >= slot_end:
+            late.note(*last)
+            slot_end = late.slot_end(clock.now)
+        last = (total, clock.now)
+        if step % 13 == 0:
+            clock.now += 12.0 if step % 650 == 0 else 0.0
+            late.note(*last)
+            assert late.per_second() == every.per_second()

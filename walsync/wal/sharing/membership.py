@@ -328,6 +328,7 @@ class _Builder:
             durable=tail.durable,
             written=tail.written,
             written_stamp=tail.written_stamp,
+            is_before=tail.is_before,
             ring=commits.wake,
             torn_bytes=opened.torn_bytes,
             recovered_here=recovered_here,

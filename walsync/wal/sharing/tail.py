@@ -118,6 +118,13 @@ class SharedTail:
         fields = self._tail.read()
         return fields[0], fields[1] - 1
 
+    def is_before(self, position: float, entry_id: float) -> bool:
+        """Whether what is written ends before this position and before this entry. Asked before each commit."""
+        tail = self._tail
+        seen = tail.seen
+        fields = seen[1] if seen is not None and seen[0] == self._words[TAIL] else tail.read()
+        return fields[0] < position and fields[1] <= entry_id
+
     def written_stamp(self) -> int:
         """Another number after each write, by whatever process. Takes no lock, and one look at one word."""
         return self._tail.generation
