@@ -8,7 +8,7 @@ called after a sync, with cold caches, costs a microsecond.
 from __future__ import annotations
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
-from walsync.wal.control_block import BOXES_END, COMMITTING, GROUP, SYNCING
+from walsync.wal.control_block import BOXES_END, COMMITTING, GROUP, SYNCING, WANTED
 from walsync.wal.group_commit import _Waiter
 from walsync.wal.pending import PendingEntry
 from walsync.wal.sharing.leads import SharedLeads
@@ -108,14 +108,14 @@ class SharedGroupCommit(SharedLeads):
 
     def _commit_kept(self, work: bytes, places: tuple[int, ...]) -> int:
         """The same for a process that keeps both locks, and so need not look at what others do. 0: nothing was done."""
-        tail, lead = self._tail, object()
+        tail, keeping, lead = self._tail, self._keeping, object()
         try:
             with self._mutex:
                 if self._leader is None:
                     self._leader = lead
             if self._leader is not lead:
                 return 0
-            if self._queue or self._posted is not None or not self._keeping.is_on:
+            if self._queue or self._posted is not None or not keeping.is_on:
                 return self._queue_and_lead(lead, work, places)
             try:
                 with self._append_lock:
@@ -133,7 +133,7 @@ class SharedGroupCommit(SharedLeads):
                 except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
                     self._raise_failed(error, "sync")
             finally:
-                if self._keeping.is_wanted:
+                if self._words[WANTED] != keeping.seen:
                     self._let_go()
             with self._mutex:
                 if not self._waiting:
