@@ -15,9 +15,9 @@ from tests.support.processes import start_python
 from tests.support.waiting import wait_until
 from tests.unit.wal.logs import all_of, quiet_config
 from walsync.exceptions import LogFullError, LogPoisonedError, LogTimeoutError
-from walsync.testing import Fault, FaultyStorage, OperationKind
-from walsync.wal import FileStorage, WriteAheadLog
-from walsync.wal.control_block import KEPT, WANTED
+from walsync.testing import Fault, FaultyStorage, OperationKind, SimulatedCrash
+from walsync.wal import FileStorage, WriteAheadLog, verify_log
+from walsync.wal.control_block import IN_PROGRESS, KEPT, WANTED
 from walsync.wal.sharing import keeping as keeping_module
 from walsync.wal.storage import shared as shared_module
 from walsync.wal.storage.bells import FutexBells, PausingBells
@@ -198,6 +198,30 @@ def test_a_log_that_is_closed_keeps_nothing(tmp_path: Path) -> None:
     assert are_free(tmp_path)
 
 
+def test_closing_does_not_disturb_who_keeps_the_locks(tmp_path: Path) -> None:
+    with open_log(tmp_path) as one, open_log(tmp_path) as other:
+        commit_until_kept(other)
+        one.append(b"one")
+        assert not keeps(other)
+        one._commits._keeping._patience = 0
+        commit_until_kept(one)
+        last_id = one.last_id
+        other._commits._keeping.stop()
+        assert keeps(one)
+        assert one.last_id == last_id
+
+
+def test_who_has_not_the_sync_lock_keeps_nothing(tmp_path: Path) -> None:
+    """After an interrupt it is given back by one who may not have it."""
+    with open_log(tmp_path) as one, open_log(tmp_path) as other:
+        assert other._commits._tail.try_sync_lock()
+        one._commits._keeping._is_due = True
+        one._commits._tail.release_sync_lock()
+        assert not keeps(one)
+        other._commits._tail.release_sync_lock()
+        assert are_free(tmp_path)
+
+
 @pytest.mark.parametrize("first", ["parent", "child"])
 def test_a_forked_child_commits_beside_a_parent_that_keeps_the_locks(first: str, tmp_path: Path) -> None:
     with open_log(tmp_path) as log:
@@ -251,6 +275,51 @@ def test_a_process_that_is_killed_with_the_locks_blocks_nobody_and_loses_nothing
         found = all_of(log)
         assert expected.items() <= found.items()
         assert sorted(found) == list(range(1, log.last_id + 1))
+
+
+def test_a_death_in_any_operation_while_the_locks_are_kept_is_one_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a dead process has written and not published is for nobody, and overwritten in the next epoch."""
+    monkeypatch.setattr(keeping_module, "_FIRST_SYNCS", 0)
+    acknowledged: dict[int, bytes] = {}
+    torn = 0
+    with open_log(tmp_path) as log:
+        for at in range(1, 40):
+            storage = FaultyStorage(FileStorage(tmp_path))
+            dying = open_log(storage)
+            for number in range(3):
+                data = b"before %d %d" % (at, number)
+                acknowledged[dying.append(data)] = data
+            assert keeps(dying)
+            epoch_before = dying._appender._epoch
+            storage.faults.append(Fault.crash(at=at))
+            died = False
+            try:
+                for number in range(40):
+                    data = b"dies %d %d " % (at, number) + bytes((0, 4000, 9000)[number % 3])
+                    acknowledged[dying.append(data)] = data
+            except SimulatedCrash:
+                died = True
+            assert died
+            for part in (dying._membership, dying._pool, dying._releases):
+                getattr(part, "release" if part is dying._membership else "close")()
+            was_torn = bool(log._commits._words[IN_PROGRESS])
+            torn += was_torn
+            data = b"after %d" % at
+            entry_id = log.append(data)
+            epoch = log._appender._epoch
+            acknowledged[entry_id] = data
+            log.append(b"and so on")
+            assert log._appender._epoch == epoch
+            assert log._commits._words[IN_PROGRESS] == 0
+            assert epoch == epoch_before + was_torn
+            found = all_of(log)
+            assert {entry_id: [data] for entry_id, data in acknowledged.items()}.items() <= found.items()
+            assert sorted(found) == list(range(1, log.last_id + 1))
+    assert torn > 5
+    report = verify_log(tmp_path)
+    assert (report.ok, report.last_id) == (True, max(found))
 
 
 def test_a_process_that_is_stopped_while_it_is_idle_holds_nothing(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ class Keeping:
             return
         with lock:
             try:
+                # Not because it is not had: who releases it after an interrupt does not know that.
+                self._sync_lock.try_exclusive()
                 self._append_lock.try_exclusive()
             except OSError:
                 return
@@ -195,8 +197,8 @@ class Keeping:
         self._stopping.set()
         self._begun.set()
         if self._thread is not None:
-            self._words[WANTED] = (self._words[WANTED] + 1) & WORD_MASK
-            self._bells.ring(WANTED)
+            if self.is_on:
+                self.want()
             self._thread.join(_STOP_S)
 
     def forget_in_child(self) -> None:
