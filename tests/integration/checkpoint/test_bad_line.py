@@ -40,6 +40,7 @@ LONGEST_PAUSE_S = 0.02  # between two transactions of a thread
 DRIVER_TIMEOUT_S = 1
 READ_TIMEOUT_S = 3.0
 SHORT_STALL_S = (0.02, 0.5 * DRIVER_TIMEOUT_S)
+LATE_S = (0.05, 0.1, 0.3, 0.6 * DRIVER_TIMEOUT_S)
 CUT_AT_COMMIT = 0.15
 CUT_ELSEWHERE = 0.005
 LONG_STALL_S = (1.2 * DRIVER_TIMEOUT_S, 3.0 * DRIVER_TIMEOUT_S)
@@ -317,7 +318,8 @@ class BadLine:
         self._server.start()
 
     def _leave_alone(self) -> None:
-        pass
+        # Some come after the client is back, asks how far the target is, and applies it again, however slow it is.
+        self._proxy.late_s = self._random.choice(LATE_S)
 
     def _slow(self) -> None:
         # Not slower: connecting takes some ten round trips, and on a line that is cut before, nobody gets anywhere.
@@ -436,7 +438,7 @@ def test_writers_on_a_bad_line_lose_nothing_and_repeat_nothing(
     run_writers(server, target, tmp_path, float(os.environ.get("WALSYNC_BAD_LINE_S", BAD_LINE_S)))
 
 
-LATE_S = 15.0
+LATE_LINE_S = 15.0
 LATE_CHANCE = 0.3
 
 
@@ -444,7 +446,7 @@ LATE_CHANCE = 0.3
 @pytest.mark.timeout(600)
 def test_commits_that_arrive_late_are_not_repeated(server: PrivateServer, target: Engine, tmp_path: Path) -> None:
     """The right product on the line on which the broken ones below are found."""
-    run_writers(server, target, tmp_path, LATE_S / 3, LATE_CHANCE)
+    run_writers(server, target, tmp_path, LATE_LINE_S / 3, LATE_CHANCE)
 
 
 def without_compare(watermark: Watermark, connection: Connection, expected: int, through: int) -> bool:
@@ -478,5 +480,5 @@ def test_a_product_that_repeats_a_commit_is_found(
     if fault == "commits repeated blindly":
         monkeypatch.setattr(Applier, "_synchronise", blind(Applier._synchronise))
     with pytest.raises((AssertionError, walsync.TargetError)) as found:
-        run_writers(server, target, tmp_path, LATE_S, LATE_CHANCE)
+        run_writers(server, target, tmp_path, LATE_LINE_S, LATE_CHANCE)
     print(f"found: {found.value}")

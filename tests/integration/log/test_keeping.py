@@ -105,6 +105,29 @@ def test_what_others_ask_of_the_log_is_true_while_the_locks_are_kept(tmp_path: P
         assert all_of(other) == all_of(one)
 
 
+def test_each_entry_is_synced_in_the_file_it_lies_in(tmp_path: Path) -> None:
+    """While the locks are kept the sync takes a shorter way, which must not lead to the last segment."""
+    storage = FaultyStorage(FileStorage(tmp_path))
+    with open_log(storage) as log:
+        commit_until_kept(log)
+        storage.tracing = True
+        written = set()
+        for _ in range(100):
+            storage.trace.clear()
+            log.append(bytes(1500))
+            unsynced = set()
+            for operation in storage.trace:
+                if operation.kind is OperationKind.WRITE:
+                    unsynced.add(operation.name)
+                    written.add(operation.name)
+                elif operation.kind is OperationKind.SYNC:
+                    unsynced.discard(operation.name)
+            assert not unsynced
+            assert storage.trace[-1].kind is OperationKind.SYNC
+        assert keeps(log)
+        assert len(written) > 3
+
+
 def test_an_idle_process_gives_the_locks_back(tmp_path: Path) -> None:
     with open_log(tmp_path, keep_s=0.05) as log:
         commit_until_kept(log)
