@@ -289,14 +289,14 @@ def test_a_process_that_is_killed_with_the_locks_blocks_nobody_and_loses_nothing
     with open_log(tmp_path / "log") as log:
         expected: dict[int, list[bytes]] = {}
         log.append(b"first")
-        for turn in range(5):
+        for turn in range(3):
             with start_python("-c", CHILD, tmp_path / "log", str(LONG_S)) as child:
                 assert child.stdout is not None
                 kept = 0
                 for entry_id, number, is_kept in acknowledged(child.stdout):
                     expected[entry_id] = [b"child %d" % number]
                     kept += is_kept
-                    if kept == 30 + turn:
+                    if kept == 10 + turn:
                         child.send_signal(signal.SIGKILL)
                 assert kept
             data = b"after %d" % turn
@@ -314,7 +314,7 @@ def test_a_death_in_any_operation_while_the_locks_are_kept_is_one_like_any_other
     acknowledged: dict[int, bytes] = {}
     torn = 0
     with open_log(tmp_path) as log:
-        for at in range(1, 40):
+        for at in range(1, 28):
             storage = FaultyStorage(FileStorage(tmp_path))
             dying = open_log(storage)
             for number in range(3):
