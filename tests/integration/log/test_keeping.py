@@ -20,7 +20,7 @@ from walsync.wal import FileStorage, WriteAheadLog, verify_log
 from walsync.wal.control_block import IN_PROGRESS, KEPT, WANTED
 from walsync.wal.sharing import keeping as keeping_module
 from walsync.wal.storage import shared as shared_module
-from walsync.wal.storage.bells import FutexBells, PausingBells
+from walsync.wal.storage.bells import PausingBells
 from walsync.wal.storage.shared import SharedFileLock
 
 LONG_S = 1000.0
@@ -166,58 +166,6 @@ def test_nothing_is_kept(reason: str, tmp_path: Path, monkeypatch: pytest.Monkey
             log.append(b"x")
             assert not keeps(log)
         assert are_free(tmp_path)
-
-
-def test_threads_that_lead_for_each_other_give_the_locks_to_another_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At the end of a lead, though the thread that listens hears nothing."""
-    monkeypatch.setattr(FutexBells, "ring", lambda self, index: None)
-    stop = threading.Event()
-    counts = [0] * 4
-    with open_log(tmp_path) as one, open_log(tmp_path) as other:
-        commit_until_kept(one)
-        monkeypatch.setattr(one._commits, "_commit_kept", lambda work, places: 0)
-
-        def commit(index: int) -> None:
-            while not stop.is_set():
-                one.append(b"thread")
-                counts[index] += 1
-
-        threads = [threading.Thread(target=commit, args=(index,)) for index in range(4)]
-        for thread in threads:
-            thread.start()
-        try:
-            wait_until(lambda: min(counts) > 20)
-            assert keeps(one)
-            other.append(b"other")
-            assert not keeps(one)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(60)
-        monkeypatch.undo()
-        one._commits._keeping._bells.ring(WANTED)  # its thread, which has missed the end
-        found = all_of(other)
-        assert sorted(found) == list(range(1, one.last_id + 1))
-        assert [chunks for chunks in found.values() if chunks == [b"other"]] == [[b"other"]]
-
-
-def test_a_missed_ring_is_seen_at_the_end_of_the_next_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FutexBells, "ring", lambda self, index: None)
-    with open_log(tmp_path) as one, open_log(tmp_path) as other:
-        commit_until_kept(one)
-        thread = threading.Thread(target=lambda: other.append(b"other"))
-        thread.start()
-        # Or the thread that listens was not asleep yet.
-        wait_until(lambda: one._commits._keeping.is_wanted or not keeps(one))
-        one.append(b"one")
-        assert not keeps(one)
-        thread.join(60)
-        assert not thread.is_alive()
-        assert sorted(all_of(one)) == list(range(1, one.last_id + 1))
-        monkeypatch.undo()
-        one._commits._keeping._bells.ring(WANTED)  # its thread, which has missed the end
 
 
 def test_a_log_that_is_closed_keeps_nothing(tmp_path: Path) -> None:
