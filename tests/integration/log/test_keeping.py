@@ -14,7 +14,7 @@ import pytest
 from tests.support.processes import start_python
 from tests.support.waiting import wait_until
 from tests.unit.wal.logs import all_of, quiet_config
-from walsync.exceptions import LogFullError, LogPoisonedError, LogTimeoutError
+from walsync.exceptions import LogFullError, LogPoisonedError
 from walsync.testing import Fault, FaultyStorage, OperationKind, SimulatedCrash
 from walsync.wal import FileStorage, WriteAheadLog, verify_log
 from walsync.wal.control_block import IN_PROGRESS, KEPT, WANTED
@@ -314,25 +314,6 @@ def test_a_process_that_is_stopped_while_it_is_idle_holds_nothing(tmp_path: Path
         child.send_signal(signal.SIGSTOP)
         log.append(b"beside one that is stopped")
         child.kill()
-
-
-def test_a_process_that_is_stopped_with_the_locks_is_an_error_for_others_and_no_hang(tmp_path: Path) -> None:
-    with (
-        open_log(tmp_path / "log", append_timeout_s=0.2, sync_timeout_s=0.2) as log,
-        start_python("-c", CHILD, tmp_path / "log", str(LONG_S)) as child,
-    ):
-        assert child.stdout is not None
-        for _, _, is_kept in acknowledged(child.stdout):
-            if is_kept:
-                break
-        child.send_signal(signal.SIGSTOP)
-        wait_until(lambda: not are_free(tmp_path / "log"))
-        with pytest.raises(LogTimeoutError, match=r"_timeout_s"):
-            log.append(b"waits in vain")
-        child.kill()
-        child.wait()
-        log.append(b"goes on")
-        assert sorted(all_of(log)) == list(range(1, log.last_id + 1))
 
 
 # --------------------------------------------------------------------------------------------------------- faults
