@@ -4,7 +4,8 @@
     checksum, format, checkpoint_slots byte layouts; pure functions
     storage/, lock                     files, and a storage in memory
     segment, segments, releases        one segment; the pool that prepares them; the beginning of the log, and recycling
-    group_commit, appender, interval   one fdatasync for many commits; the only writer of frames; syncs at intervals
+    group_commit, siblings, interval   one fdatasync for many commits, and who waits for whom; syncs at intervals
+    appender                           the only writer of frames
     scanner, recovery, reader, verify  reading: the tight loop, the decision table, entries, a whole directory
     entry, driver, log                 entries as users see them, the checkpointer's thread, and `WriteAheadLog`
     salvage and salvage_*              what can be read of a damaged log, into a new one

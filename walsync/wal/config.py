@@ -80,7 +80,8 @@ class LogConfig:
 
     gather_s: float = 0.0002
     """How long at most, and never longer than the last sync took, one who is about to sync waits for the entries of
-    other processes that are likely to have one soon, so that they need no sync of their own. 0: not at all."""
+    other threads and processes that are likely to have one soon, so that they need no sync of their own. 0: not at
+    all."""
 
     keep_s: float = 0.05
     """How long a process that commits again and again, while no other one does, keeps the log's locks after a commit,

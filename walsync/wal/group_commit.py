@@ -8,7 +8,8 @@ that exactly the threads whose entries are durable wake up; and they do so one a
 before it: woken all at once, they would only be put to sleep again by the interpreter's lock, for which the next leader
 would then wait among them. While a sync runs and somebody waits already, an entry is
 not written by its own thread but queued, and the next leader writes the whole queue: threads that need not run do not
-fight for the interpreter.
+fight for the interpreter. A thread that meets nobody, but was served together with others, queues its entry as well and
+waits a moment for theirs (`siblings`).
 
 The lead is given up in `finally`. An error of a write or a sync poisons the log and reaches every waiter; an entry that
 is merely rejected (`LogFullError`) reaches its own caller alone. Nothing is ever synced a second time after a failure.
@@ -29,6 +30,7 @@ from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.appender import Appender
 from walsync.wal.control_block import Words
 from walsync.wal.pending import PendingEntry
+from walsync.wal.siblings import Siblings
 
 __all__ = ["GroupCommit"]
 
@@ -67,19 +69,21 @@ def _chunks_of(waiters: list[_Waiter]) -> list[bytes]:
 class GroupCommit:
     """Makes entries durable for many threads at once."""
 
-    def __init__(self, appender: Appender, words: Words) -> None:
+    def __init__(self, appender: Appender, words: Words, gather_s: float) -> None:
+        """`gather_s`: see `LogConfig`."""
         self._appender = appender
         self._words = words
         self.at_tail: AbstractContextManager[object] = contextlib.nullcontext()
         """What is entered behind the append lock, where other processes write to the log as well."""
         self._append_lock = appender.lock
         self._mutex = allocate_lock()
-        """Guards `_leader`, `_waiting`, `_queue` and who wakes whom; held for a few instructions and never during I/O.
-        Nothing else is locked under it."""
+        """Guards `_leader`, `_waiting`, `_queue`, `_siblings` and who wakes whom; held for a few instructions and never
+        during I/O. Nothing else is locked under it."""
         self._leader: object | None = None
         """Who leads: a thread's `_Waiter`, or an object of its own."""
         self._waiting: list[_Waiter] = []
         self._queue: list[_Waiter] = []
+        self._siblings = Siblings(gather_s)
         self.refusal: BaseException | None = None
         """Why nothing is committed any more."""
         self.poison_cause: BaseException | None = None
@@ -98,7 +102,7 @@ class GroupCommit:
 
         `places`: the words of the control block that are to hold the id.
         """
-        if self._leader is not None or self._append_lock.locked():
+        if self._leader is not None or self._append_lock.locked() or self._siblings.expected > 1:
             return self._serve(_Waiter(work, 0, places), queued=True)
         # From here on, and in `_settle`, is the path of a thread that meets no other. It calls next to nothing: after a
         # sync the processor's caches are cold, and each function called then costs a microsecond.
@@ -161,16 +165,22 @@ class GroupCommit:
 
         `queued`: the entry is not written yet, and the next leader is to write it.
         """
+        patience_s = 0.0
         try:
             with self._mutex:
                 if queued:
                     self._queue.append(waiter)
-                if self._leader is None:
+                    if self._leader is None and self._siblings.expected > 1:
+                        patience_s = self._siblings.patience_s(len(self._queue))
+                if self._leader is None and not patience_s:
                     self._leader = waiter
                 else:
                     self._waiting.append(waiter)
             if self._leader is not waiter:
-                waiter.lock.acquire()
+                if not patience_s:
+                    waiter.lock.acquire()
+                elif not waiter.lock.acquire(True, patience_s):
+                    self._lead_or_wait(waiter)
                 if waiter.after is not None:
                     self._wake_next(waiter)
             if self._leader is waiter:
@@ -192,6 +202,16 @@ class GroupCommit:
         if waiter.error is not None:
             raise waiter.error
         return waiter.entry_id
+
+    def _lead_or_wait(self, waiter: _Waiter) -> None:
+        """Nobody has woken one that waited for others, in time: take the lead, or wait for who has it."""
+        with self._mutex:
+            if self._leader is None and waiter in self._waiting:
+                self._siblings.did_not_come()
+                self._waiting.remove(waiter)
+                self._leader = waiter
+                return
+        waiter.lock.acquire()
 
     def _wake_next(self, waiter: _Waiter) -> None:
         """Wake the next one whom the same sync has served. May be begun again after an interrupt in its middle."""
@@ -246,6 +266,7 @@ class GroupCommit:
         target: tuple[int, int] | None = None
         failure: BaseException | None = None
         interrupt: BaseException | None = None
+        began_s = time.monotonic()
         try:
             target = self._write_and_sync()
         except LogError as error:
@@ -257,6 +278,7 @@ class GroupCommit:
             failure, interrupt = self._interrupted_sync(error), error
         if failure is None and self.poison_cause is not None:
             failure, target = self.refusal, None
+        self._siblings.note_sync(time.monotonic() - began_s)
         self._end_lead(lead, target, failure, own)
         if interrupt is not None:
             raise interrupt
@@ -324,6 +346,7 @@ class GroupCommit:
             durable_id = self._appender.durable[1]
             rest = [waiter for waiter in waiting if waiter.error is None and not 0 < waiter.entry_id <= durable_id]
             served = [waiter for waiter in waiting if waiter.error is not None or 0 < waiter.entry_id <= durable_id]
+            self._siblings.were_served(1 + len(served))
             for waiter, following in pairwise(served):
                 waiter.after = following
             # The next leader first: its sync runs while the others wake each other.

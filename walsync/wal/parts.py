@@ -59,7 +59,7 @@ def local_parts(storage: Storage, lock: StorageLock, opened: OpenedLog, config: 
     """The parts of a log that `lock` keeps for this process."""
     words, appender = local_words(), opened.appender
     note_recovered(words, opened)
-    commits = GroupCommit(appender, words)
+    commits = GroupCommit(appender, words, config.gather_s)
 
     def durable() -> tuple[int, int]:
         return appender.durable

@@ -14,7 +14,7 @@ import pytest
 from tests.support.processes import start_python
 from tests.support.waiting import wait_until
 from tests.unit.wal.logs import all_of, quiet_config
-from walsync.exceptions import LogFullError, LogPoisonedError
+from walsync.exceptions import LogFullError, LogPoisonedError, LogTimeoutError
 from walsync.testing import Fault, FaultyStorage, OperationKind, SimulatedCrash
 from walsync.wal import FileStorage, WriteAheadLog, verify_log
 from walsync.wal.control_block import IN_PROGRESS, KEPT, WANTED
@@ -28,7 +28,7 @@ LONG_S = 1000.0
 LOCKS = ("append.lock", "sync.lock")
 
 CHILD = """
-import os, sys
+import os, signal, sys
 from walsync.wal import LogConfig, WriteAheadLog
 log = WriteAheadLog.recover(sys.argv[1], config=LogConfig(idle_hint_s=None, keep_s=float(sys.argv[2])))
 number = 0
@@ -36,8 +36,11 @@ while True:
     number += 1
     entry_id = log.append(b"child %d" % number)
     print("acknowledged", int(entry_id), number, int(log._commits._keeping.is_on))
-    if number % 40 == 0 and "stop" in sys.argv and not sys.stdin.readline():
+    if number % 40 == 0 and "idle" in sys.argv and not sys.stdin.readline():
         break
+    if log._commits._keeping.is_on and "stop" in sys.argv:
+        sys.stdout.flush()
+        os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
@@ -166,6 +169,38 @@ def test_nothing_is_kept(reason: str, tmp_path: Path, monkeypatch: pytest.Monkey
             log.append(b"x")
             assert not keeps(log)
         assert are_free(tmp_path)
+
+
+@pytest.mark.parametrize("who", ["a lone thread", "a thread that leads"])
+def test_a_wish_is_seen_at_the_end_of_a_commit(who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the thread that listens hears nothing."""
+    monkeypatch.setattr(keeping_module.Keeping, "_run", lambda keeping: keeping._stopping.wait())
+    with open_log(tmp_path) as one, open_log(tmp_path) as other:
+        commit_until_kept(one)
+        if who != "a lone thread":
+            monkeypatch.setattr(one._commits, "_commit_kept", lambda work, places: 0)
+        thread = threading.Thread(target=lambda: other.append(b"other"))
+        thread.start()
+        wait_until(lambda: one._commits._keeping.is_wanted)
+        assert keeps(one)
+        one.append(b"one")
+        assert not keeps(one)
+        thread.join(60)
+        assert not thread.is_alive()
+        assert sorted(all_of(one)) == list(range(1, one.last_id + 1))
+
+
+def test_what_is_durable_ends_where_what_is_published_does(tmp_path: Path) -> None:
+    """A sync covers what another thread has written and not published yet; whoever dies then has published nothing."""
+    with open_log(tmp_path) as log, open_log(tmp_path) as other:
+        commit_until_kept(log)
+        tail = log._commits._tail
+        log.append(b"published", durability="interval")
+        published = tail.written()
+        with log._appender.lock:
+            log._appender.write_chunk_entry(b"not published")
+        assert tail.sync_kept() == published
+        assert other.durable_id == published[1]
 
 
 def test_a_log_that_is_closed_keeps_nothing(tmp_path: Path) -> None:
@@ -305,15 +340,35 @@ def test_a_death_in_any_operation_while_the_locks_are_kept_is_one_like_any_other
 def test_a_process_that_is_stopped_while_it_is_idle_holds_nothing(tmp_path: Path) -> None:
     with (
         open_log(tmp_path / "log", append_timeout_s=20.0) as log,
-        start_python("-c", CHILD, tmp_path / "log", "0.05", "stop") as child,
+        start_python("-c", CHILD, tmp_path / "log", "0.05", "idle") as child,
     ):
-        assert child.stdout is not None
-        states = [is_kept for _, (_, _, is_kept) in zip(range(40), acknowledged(child.stdout), strict=False)]
-        assert states[-1]
-        wait_until(lambda: log._commits._words[KEPT] == 0)
-        child.send_signal(signal.SIGSTOP)
-        log.append(b"beside one that is stopped")
-        child.kill()
+        try:
+            assert child.stdout is not None
+            states = [is_kept for _, (_, _, is_kept) in zip(range(40), acknowledged(child.stdout), strict=False)]
+            assert states[-1]
+            wait_until(lambda: log._commits._words[KEPT] == 0)
+            child.send_signal(signal.SIGSTOP)
+            log.append(b"beside one that is stopped")
+        finally:
+            child.kill()
+
+
+def test_a_process_that_is_stopped_with_the_locks_is_an_error_for_others_and_no_hang(tmp_path: Path) -> None:
+    with (
+        open_log(tmp_path / "log", append_timeout_s=0.2, sync_timeout_s=0.2) as log,
+        start_python("-c", CHILD, tmp_path / "log", str(LONG_S), "stop") as child,
+    ):
+        try:
+            _, status = os.waitpid(child.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            assert log._commits._words[KEPT] == 1
+            with pytest.raises(LogTimeoutError, match=r"_timeout_s"):
+                log.append(b"waits in vain")
+        finally:
+            child.kill()
+            child.wait()
+        log.append(b"goes on")
+        assert sorted(all_of(log)) == list(range(1, log.last_id + 1))
 
 
 # --------------------------------------------------------------------------------------------------------- faults

@@ -8,6 +8,7 @@ runs, inside of inlined comprehensions for one, where the compiler does not expe
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import sys
 import threading
@@ -33,6 +34,7 @@ FILES = (
     "appender.py",
     "log.py",
     "interval.py",
+    "siblings.py",
     "sharing/commits.py",
     "sharing/gathering.py",
     "sharing/keeping.py",
@@ -116,6 +118,21 @@ def check_it_lives(log: WriteAheadLog, acknowledged: dict[int, bytes], where: st
     assert not isinstance(in_time(log.close, f"closing after an interrupt in {where}"), BaseException)
 
 
+def committing(
+    log: WriteAheadLog, acknowledged: dict[int, bytes], data: bytes, interrupt: InterruptAt | None = None
+) -> Callable[[], None]:
+    """A thread's work: to commit this, unless that is interrupted, or an interrupt elsewhere has poisoned the log."""
+
+    def commit() -> None:
+        try:
+            with interrupt or contextlib.nullcontext():
+                acknowledged[log.append(data)] = data
+        except (Interrupt, LogPoisonedError):
+            pass
+
+    return commit
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["sync", "interval"])
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
@@ -155,29 +172,12 @@ def test_an_interrupt_at_any_line_of_a_commit_among_others(place: int | None) ->
         interrupt = InterruptAt(number)
         gate.closed = True
 
-        def commit(data: bytes, log: WriteAheadLog = log, acknowledged: dict[int, bytes] = acknowledged) -> None:
-            acknowledged[log.append(data)] = data
-
-        def interrupted(commit: Callable[[bytes], None] = commit, interrupt: InterruptAt = interrupt) -> None:
-            try:
-                with interrupt:
-                    commit(b"interrupted")
-            except (Interrupt, LogPoisonedError):
-                pass
-
-        def quiet(data: bytes, commit: Callable[[bytes], None] = commit) -> None:
-            try:
-                commit(data)
-            except LogPoisonedError:
-                pass
-
-        first = threading.Thread(target=interrupted if place is None else lambda quiet=quiet: quiet(b"first"))
+        interrupted = committing(log, acknowledged, b"interrupted", interrupt)
+        first = threading.Thread(target=interrupted if place is None else committing(log, acknowledged, b"first"))
         first.start()
         threads = [first]
         wait_until(lambda gate=gate, first=first: gate.entered.acquire(blocking=False) or not first.is_alive())
-        others: list[Callable[[], None]] = [
-            lambda quiet=quiet, index=index: quiet(b"other %d" % index) for index in range(3)
-        ]
+        others = [committing(log, acknowledged, b"other %d" % index) for index in range(3)]
         if place is not None:
             others.insert(place, interrupted)
         for count, work in enumerate(others, 1):
@@ -201,6 +201,48 @@ def test_an_interrupt_at_any_line_of_a_commit_among_others(place: int | None) ->
         abandon(log)
         found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(open_log(copy_of(gate.storage))).items()}
         assert acknowledged.items() <= found.items(), interrupt.place
+    assert number > 10
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("place", ["first, in vain", "first", "last"])
+def test_an_interrupt_at_any_line_of_a_commit_that_waits_for_others(place: str, shared: bool, tmp_path: Path) -> None:
+    """The last sync is said to have served two threads: the first to come waits for the other, which then leads."""
+    number = 0
+    while True:
+        number += 1
+        log = open_log(FileStorage(tmp_path / str(number)), shared=shared)
+        siblings = log._commits._siblings
+        siblings._longest_s = LONG_S
+        siblings.note_sync(0.001 if place == "first, in vain" else LONG_S)
+        siblings.were_served(2)
+        acknowledged: dict[int, bytes] = {}
+        interrupt = InterruptAt(number)
+
+        works = [committing(log, acknowledged, b"other")]
+        works.insert(place == "last", committing(log, acknowledged, b"interrupted", interrupt))
+        threads = []
+        for work in works[: 1 if place == "first, in vain" else 2]:
+            thread = threading.Thread(target=work)
+            thread.start()
+            threads.append(thread)
+            wait_until(lambda log=log, thread=thread: log._commits._waiting or not thread.is_alive())
+        if place != "first, in vain":
+            # Where the one that was interrupted does not come, somebody else does.
+            siblings._until = 0.0
+            answer = in_time(lambda log=log: log.append(b"third"), f"a commit after {interrupt.place}")
+            assert isinstance(answer, int) or log.poisoned is not None, f"{interrupt.place}: {answer!r}"
+        for thread in threads:
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive(), f"a commit hangs after an interrupt in {interrupt.place}"
+        if not interrupt.place:
+            break
+        check_it_lives(log, acknowledged, interrupt.place)
+        again = open_log(FileStorage(tmp_path / str(number)), shared=shared)
+        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(again).items()}
+        assert acknowledged.items() <= found.items(), interrupt.place
+        assert len(set(found.values())) == len(found), f"written twice after an interrupt in {interrupt.place}"
+        again.close()
     assert number > 10
 
 

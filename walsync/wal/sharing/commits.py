@@ -24,7 +24,7 @@ class SharedGroupCommit(SharedLeads):
         """Write an entry and return its id when it is durable."""
         if self.refusal is not None:
             self._refuse()
-        if self._leader is None and type(work) is bytes:
+        if self._leader is None and type(work) is bytes and self._siblings.expected == 1:
             entry_id = self._commit_kept(work, places) if self._keeping.is_on else self._commit_alone(work, places)
             if entry_id:
                 return entry_id

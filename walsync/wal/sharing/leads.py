@@ -73,8 +73,9 @@ class SharedLeads(GroupCommit):
         waiting: SyncWaiting,
         posts: Posts,
         gathering: Gathering,
+        gather_s: float,
     ) -> None:
-        super().__init__(appender, words)
+        super().__init__(appender, words, gather_s)
         self._tail = tail
         self._sync_waiting = waiting
         self._posts = posts

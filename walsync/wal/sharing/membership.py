@@ -297,6 +297,7 @@ class _Builder:
             SyncWaiting(words, tail, bells, config.sync_timeout_s),
             posts,
             Gathering(words, posts, config.gather_s),
+            config.gather_s,
         )
         if tail.poison.is_told:
             tail.poison.raise_told()

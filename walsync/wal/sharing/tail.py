@@ -413,10 +413,13 @@ class SharedTail:
 
     def sync_kept(self) -> tuple[int, int]:
         """Make durable what is written. `sync` with fewer steps."""
-        appender, words = self._appender, self._words
-        target, sequence, file = appender.written, appender.segment.sequence, self._synced_file[1]
-        if sequence != self._durable_sequence or file is None:
+        # What is published, not what the appender has written: whoever died in between would leave a tail that ends
+        # before what is durable.
+        appender, words, seen, file = self._appender, self._words, self._tail.seen, self._synced_file[1]
+        if seen is None or file is None or seen[1][3] != self._durable_sequence:
             return self._sync_written()
+        position, next_id, _, sequence, _, _, _ = seen[1]
+        target = position, next_id - 1
         if target == appender.durable:
             return target
         file.sync()
