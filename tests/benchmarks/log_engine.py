@@ -176,9 +176,9 @@ def main() -> None:
         if options.only in (None, "single"):
             single_thread(directory, options.rounds)
         if options.only in (None, "threads"):
-            many_threads(directory, max(1, options.rounds // 3))
+            many_threads(directory, options.rounds)
         if options.only in (None, "recovery"):
-            recovery(directory, max(1, options.rounds // 5))
+            recovery(directory, options.rounds)
 
 
 if __name__ == "__main__":
