@@ -397,7 +397,8 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
 
         Raises `CheckpointFailedError` if the thread has died.
         """
-        self._progress.raise_if_failed()
+        if self._progress.has_failed:
+            self._progress.raise_if_failed()
         if self._dormant:
             self._wake_up()
         if self._backlog is not None:

@@ -50,6 +50,8 @@ class Progress:
         self.state_changed: Final = threading.Event()
         """Set when the state changes, for one who watches it from outside and clears it."""
         self._state: CheckpointState = "stopped"
+        self.has_failed = False
+        """Whether the thread has died. Asked before each commit."""
         self._since = time.time()
         self._error: BaseException | None = None
         self._error_kind: FailureKind | None = None
@@ -120,8 +122,8 @@ class Progress:
         return self._state
 
     def raise_if_failed(self) -> None:
-        """Raises `CheckpointFailedError` if the thread has died. One attribute read when it has not."""
-        if self._state == "failed":
+        """Raises `CheckpointFailedError` if the thread has died."""
+        if self.has_failed:
             with self._condition:
                 error = self._error
             raise CheckpointFailedError(
@@ -403,6 +405,7 @@ class Progress:
         """With the lock held."""
         if state != self._state:
             self._state = state
+            self.has_failed = state == "failed"
             self._since = time.time()
             self.state_changed.set()
         self._condition.notify_all()

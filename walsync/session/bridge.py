@@ -35,7 +35,8 @@ class Bridge:
 
     def __init__(self, threads: int, *, is_async: bool) -> None:
         self._threads: Final = threads
-        self._is_async: Final = is_async
+        self.is_async: Final = is_async
+        """Whether a caller may run in a greenlet over an event loop at all."""
         self._commits: ThreadPoolExecutor | None = None
         self._waits: ThreadPoolExecutor | None = None
         self._closed = False
@@ -50,7 +51,7 @@ class Bridge:
     @property
     def is_needed(self) -> bool:
         """Whether the caller runs in a greenlet over an event loop, which must not be blocked."""
-        if not self._is_async:
+        if not self.is_async:
             return False
         from sqlalchemy.util.concurrency import in_greenlet  # greenlet need not be installed for other targets
 

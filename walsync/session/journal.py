@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -65,10 +65,6 @@ _T = TypeVar("_T")
 
 METADATA: Final = "walsync.metadata"
 DURABILITY: Final = "walsync.durability"
-
-_AGE_SAMPLES: Final = 4096
-"""Commit times kept for the age of the backlog. In a longer one the oldest entry is asked itself."""
-
 
 _LISTED: Final = 10
 """Tables named in a message."""
@@ -134,9 +130,10 @@ class Journal(EventSource):
         self._lock = threading.Lock()  # guards the counters below and _closed; no I/O while it is held
         self._buffered = 0
         self._direct: Counter[str] = Counter()
-        self._recent: deque[tuple[EntryId, float]] = deque(maxlen=_AGE_SAMPLES)
         self._committed_rate = RateMeter(self.log.last_id, clock=self._clock)
-        self._slot_end = 0.0  # until then the last one of `_recent` need not be noted for the rate
+        self._last_id = self.log.last_id  # of this process's commits; noted for the rate when its slot is over
+        self._slot_began = self._clock()
+        self._slot_ns = range(0)  # the times of commits that lie in that slot
         self._oldest: tuple[EntryId, int] | None = None  # an entry that was looked at for the age, and its commit time
 
     def forget_parent(self) -> None:
@@ -171,13 +168,14 @@ class Journal(EventSource):
         elif not isinstance(metadata, dict):
             raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
         changes = buffer.changes
-        change_set = ChangeSet(self._clock_ns(), self.origin, metadata, changes)
+        commit_time_ns = self._clock_ns()
+        change_set = ChangeSet(commit_time_ns, self.origin, metadata, changes)
         tables = change_set.tables
         self.relations.note_written(tables)
         chunks, marks = encode_change_set(change_set), marks_of(tables)
         cancelled: asyncio.CancelledError | None = None
         # An unknown durability is refused by the log, before anything is written.
-        if self._bridge.is_needed:
+        if self._bridge.is_async and self._bridge.is_needed:
             entry_id, cancelled = self._append_awaited(changes, chunks, durability, marks)
         else:
             self.checkpointer.admit()
@@ -190,10 +188,9 @@ class Journal(EventSource):
         if state is not None:
             state.last_entry_id = entry_id
         self._buffered += 1
-        now = self._clock()
-        if now >= self._slot_end:
-            self._begin_slot(now)
-        self._recent.append((entry_id, now))
+        if commit_time_ns not in self._slot_ns:
+            self._begin_slot(commit_time_ns)
+        self._last_id = entry_id
         if cancelled is not None and state is not None:
             state.cancelled = cancelled
         for listener in self.dispatch.after_append:
@@ -201,15 +198,15 @@ class Journal(EventSource):
         if cancelled is not None and state is None:
             raise cancelled
 
-    def _begin_slot(self, now: float) -> None:
+    def _begin_slot(self, commit_time_ns: int) -> None:
+        """Of all commits of a slot the last one is enough: noting each would be a call, and a look at a clock."""
         self._note_rate()
-        self._slot_end = self._committed_rate.slot_end(now)
+        now = self._slot_began = self._clock()
+        left_s = self._committed_rate.slot_end(now) - now
+        self._slot_ns = range(commit_time_ns, commit_time_ns + round(left_s * 1e9))
 
     def _note_rate(self) -> None:
-        """The last commit of this process. It is done now and then, and not by each commit: that would be a call."""
-        recent = self._recent
-        if recent:
-            self._committed_rate.note(*recent[-1])
+        self._committed_rate.note(self._last_id, self._slot_began)
 
     def _append_awaited(
         self, changes: list[Change], chunks: list[bytes], durability: Any, marks: tuple[str, ...]
@@ -390,7 +387,7 @@ class Journal(EventSource):
         return self.checkpointer.quarantine
 
     def stats(self) -> JournalStats:
-        """The figures of this moment. Reads one entry of the log where many wait, or some from before it was opened."""
+        """The figures of this moment. Reads the first entry that waits, if another one does than the last time."""
         status = self.checkpointer.status
         applied = self.checkpointer.applied_id
         durable = self.log.durable_id
@@ -427,11 +424,6 @@ class Journal(EventSource):
 
     def _age(self, applied: EntryId) -> float | None:
         """Seconds since the commit of the first entry after `applied`; None if it cannot be told."""
-        # Other processes' entries are not among these, and where the first that waits is not, it is looked up.
-        now = self._clock()
-        for entry_id, committed in list(self._recent):
-            if entry_id == applied + 1:
-                return max(0.0, now - committed)
         oldest = self._oldest
         if oldest is None or oldest[0] <= applied:
             oldest = self._oldest = self._look_up_oldest(applied)

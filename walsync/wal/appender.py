@@ -102,6 +102,8 @@ class Appender:
         self.written = (tail.position, tail.next_id - 1)
         self.promised = 0
         """The highest promise that is on its way to the disk."""
+        self._last_durable = (0, 0)
+        """How far the log was durable when its last entry was first seen to be. HINTs come behind it."""
         self.retired: list[StorageFile] = []
         """Files of sealed segments that no sync has covered yet."""
         self._enter(tail.segment, tail.position - tail.segment.base)
@@ -412,15 +414,23 @@ class Appender:
         self._on_segment(segment)
 
     def write_hint(self) -> bool:
-        """Record how far the log is durable, if no frame says so yet and there is room. True if a HINT was written.
+        """Record how far the log is durable, if there is room and an entry is not promised. True if a HINT was written.
 
-        RECOVERY and SEAL find room behind it.
+        RECOVERY and SEAL find room behind it. Its own bytes need no promise: an idle log writes one HINT and no more.
         """
-        if self.promised >= self.durable[0] or self.durable[0] != self.written[0] or not self.has_room_for(3):
+        if self.is_promised or self.durable[0] != self.written[0] or not self.has_room_for(3):
             return False
         self.write_boundary(HINT)
         self.mark_written()
         return True
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether a frame promises every durable entry, as far as is known here."""
+        durable = self.durable
+        if durable[1] != self._last_durable[1]:
+            self._last_durable = durable
+        return self.promised >= self._last_durable[0]
 
     def take_from(self, pool: SlotFiles, on_segment: Callable[[Segment], None]) -> None:
         """Take files from this pool from now on, and tell each new segment to this callback."""

@@ -45,30 +45,29 @@ class Housekeeper:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        seen = -1
-        idle_s = self._idle_hint_s
+        seen, is_idle = -1, False
+        appender, idle_s = self._appender, self._idle_hint_s
         while not self._stopping.is_set():
             try:
                 self._pool.prepare()
             except Exception:
                 # Whoever waits for a segment gets an error of its own; this thread must live to prepare the next one.
                 _logger.exception("preparing a segment failed")
-            appender = self._appender
-            timeout_s = None
-            if idle_s is not None:
-                if appender.promised < appender.durable[0]:
-                    timeout_s = idle_s
-                else:
-                    # Everything is promised: sleep until something is committed.
-                    self._commits.on_sync = self._event.set
-                    if appender.promised < appender.durable[0]:
-                        timeout_s = idle_s
+            timeout_s = idle_s
+            if is_idle:
+                # Sleep until something is committed. Not before: who commits again and again is to wake nobody.
+                self._commits.on_sync = self._event.set
+                if appender.durable[0] == seen:
+                    timeout_s = None
             woken = self._event.wait(timeout_s)
             self._event.clear()
             position = appender.durable[0]
+            is_idle = False
             if not woken and not self._stopping.is_set() and position == seen:
                 self._hint()
                 self._pool.trim()
+                position = appender.durable[0]
+                is_idle = appender.is_promised
             seen = position
 
     def _hint(self) -> None:

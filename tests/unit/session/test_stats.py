@@ -119,15 +119,32 @@ def test_the_age_of_entries_from_before_the_opening_is_that_of_their_commit(
         assert journal.stats().backlog_age_s is None
 
 
-def test_the_age_of_a_backlog_longer_than_what_is_kept_is_right(
+def test_the_log_is_read_once_for_the_age_of_an_entry(
     clock: Clock, factory: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "_AGE_SAMPLES", 3)
     with attach(factory, tmp_path) as journal:
         commit(journal, 1)
         clock.seconds += 100
         commit(journal, *range(2, 10))
-        assert journal.stats().backlog_age_s == pytest.approx(100)
+        entries, reads = journal.log.entries, []
+        monkeypatch.setattr(journal.log, "entries", lambda after: reads.append(after) or entries(after))
+        for _ in range(3):
+            assert journal.stats().backlog_age_s == pytest.approx(100)
+        assert reads == [0]
+
+
+def test_a_clock_of_the_day_that_is_put_back_does_not_stop_the_counting(
+    clock: Clock, factory: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with attach(factory, tmp_path) as journal:
+        commit(journal, 1)
+        put_back = 3600 * 10**9
+        monkeypatch.setattr(journal, "_clock_ns", lambda: clock.time_ns() - put_back)
+        for key in range(2, 42):
+            clock.seconds += 0.5
+            commit(journal, key)
+        # Of 40 commits in 20 seconds those in the window.
+        assert journal.stats().commits_per_s == pytest.approx(2, rel=0.1)
 
 
 def test_commits_are_counted_over_the_last_seconds_only(

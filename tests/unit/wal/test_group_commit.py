@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.unit.wal.faulty import FailingFile, FailingStorage
 from tests.unit.wal.logs import all_of, open_log
 from walsync.exceptions import LogClosedError, LogPoisonedError
 from walsync.wal import EntryId, MemoryStorage, WriteAheadLog
+from walsync.wal.appender import Appender
 from walsync.wal.group_commit import _Waiter
 
 
@@ -279,6 +281,62 @@ def test_many_threads_over_many_segments(threads: int) -> None:
     assert all_of(log) == written
     log.close()
     assert all_of(open_log(storage)) == written
+
+
+def test_who_commits_again_and_again_does_not_wake_the_log_s_thread() -> None:
+    """Not even where that looks between a write and its sync, when a frame promises all that is durable so far."""
+    gate = Gate()
+    with open_log(gate.storage, preallocated_segments=1, idle_hint_s=1000.0) as log:
+        housekeeper = log._housekeeper
+        assert housekeeper is not None
+        log.append(b"before")
+        gate.closed = True
+        threads = in_threads(log, 1, [])
+        assert gate.entered.acquire(timeout=30)
+        assert log._appender.promised == log._appender.durable[0]
+        looks = []
+        plain = log._pool.prepare
+        log._pool.prepare = lambda: looks.append(1) or plain()  # type: ignore[method-assign, func-returns-value]
+        for count in (1, 2):
+            housekeeper._event.set()
+            wait_until(lambda count=count: len(looks) == count and not housekeeper._event.is_set())
+        assert log._commits.on_sync is None
+        gate.closed = False
+        gate.go.release()
+        for thread in threads:
+            thread.join(30)
+
+
+def test_an_idle_log_writes_one_hint_and_no_more() -> None:
+    with open_log(MemoryStorage(), preallocated_segments=1, idle_hint_s=0.005) as log:
+        for round_number in range(3):
+            log.append(b"x")
+            wait_until(lambda: log._commits.on_sync is not None, message="the thread goes to sleep")
+            assert log._appender.is_promised
+            written, syncs = log._appender.written, log._commits.sync_count
+            time.sleep(0.1)
+            log._commits.run_locked(type(log._appender).write_hint)
+            assert (log._appender.written, log._commits.sync_count) == (written, syncs), round_number
+            assert log._appender.durable == written
+
+
+def test_an_entry_that_comes_when_the_log_is_about_to_be_idle_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Appender.is_promised
+    late: list[int] = []
+    with open_log(MemoryStorage(), preallocated_segments=1, idle_hint_s=0.005) as log:
+
+        def is_promised(appender: Appender) -> bool:
+            assert isinstance(plain, property)
+            answer: bool = plain.__get__(appender)
+            if answer and not late and not appender.lock.locked():
+                late.append(log.append(b"late"))
+            return answer
+
+        monkeypatch.setattr(Appender, "is_promised", property(is_promised))
+        log.append(b"x")
+        wait_until(lambda: late)
+        end = log._appender.written[0]
+        wait_until(lambda: log._appender.promised >= end, message="the last entry is promised")
 
 
 def test_who_waits_no_more_is_passed_over_when_the_served_wake_each_other() -> None:
