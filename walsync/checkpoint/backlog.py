@@ -1,8 +1,8 @@
 """The bound of the backlog: how much may wait for the target before commits do.
 
-`admit` is called before each append and is almost free while there is room: it reads two attributes of the log. At 80 %
-of a bound a warning is logged, once for each time it is reached. At the bound a committer blocks until there is room,
-and after `backlog_timeout_s` its commit is refused with `BacklogFullError`: nothing is written, nothing is lost.
+`admit` is to be called before each append; while the log is before `room_until` there is nothing to call it for. At
+80 % of a bound a warning is logged, once for each time it is reached. At the bound a committer blocks until there is
+room, and after `backlog_timeout_s` its commit is refused with `BacklogFullError`: nothing is written, nothing is lost.
 
 The bound is looked at before an entry is written and not together with it: as many entries as there are committing
 threads may go past it. It holds memory and disk in check, to that precision.
@@ -42,11 +42,12 @@ class Backlog:
         self._max_entries = config.max_backlog_entries
         self._warn_bytes = config.max_backlog_bytes * _WARN_AT
         self._warn_entries = config.max_backlog_entries * _WARN_AT
-        self._room_until: tuple[float, float] = (-1, -1)
-        """Position and entry up to which the log may grow before it has to be looked at again. Replaced whole."""
+        self.room_until: tuple[float, float] = (-1, -1)
+        """Position and entry up to which the log may grow before it has to be looked at again, unless it `is_warned`.
+        Replaced whole."""
         self._timeout_s = config.backlog_timeout_s
         # Two threads may both see False and both warn; that is all that can happen, so no lock.
-        self._warned = False
+        self.is_warned = False
 
     def admit(self, waited_s: float = 0.0) -> None:
         """Returns when there is room for an entry. Blocks up to `backlog_timeout_s`, then raises `BacklogFullError`.
@@ -55,14 +56,12 @@ class Backlog:
         long the caller has waited before, in seconds, which counts.
         """
         log = self._log
-        if not self._warned and log.is_before(*self._room_until):
-            return
         position, entry_id = log.released
         if log.backlog_bytes < self._warn_bytes and log.backlog_entries < self._warn_entries:
-            if self._warned:
+            if self.is_warned:
                 self._settle()
             # What was released stays released: until then there is room, however much is released meanwhile.
-            self._room_until = (position + self._warn_bytes, entry_id + self._warn_entries)
+            self.room_until = (position + self._warn_bytes, entry_id + self._warn_entries)
             return
         if not self._full():
             self._warn()
@@ -87,7 +86,7 @@ class Backlog:
             self._log.backlog_bytes < self._max_bytes * _CALM_AT
             and self._log.backlog_entries < self._max_entries * _CALM_AT
         ):
-            self._warned = False
+            self.is_warned = False
 
     def _full(self) -> bool:
         return self._log.backlog_bytes >= self._max_bytes or self._log.backlog_entries >= self._max_entries
@@ -96,9 +95,9 @@ class Backlog:
         return not self._full()
 
     def _warn(self) -> None:
-        if self._warned:
+        if self.is_warned:
             return
-        self._warned = True
+        self.is_warned = True
         _logger.warning(
             "the backlog has reached %s; at its bound commits block for up to %g s and are then refused",
             self._size(),

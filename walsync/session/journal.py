@@ -14,6 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -51,7 +52,7 @@ from walsync.session.asynchronous import plain_session
 from walsync.session.bridge import Bridge, await_in_thread
 from walsync.session.config import SessionConfig
 from walsync.session.reads import ReadEngine
-from walsync.session.relations import TargetRelations
+from walsync.session.relations import Relations, TargetRelations
 from walsync.session.scope import Scope
 from walsync.session.state import SessionState, state_of
 from walsync.session.stats import JournalStats, estimate
@@ -134,6 +135,8 @@ class Journal(EventSource):
         self._last_id = self.log.last_id  # of this process's commits; noted for the rate when its slot is over
         self._slot_began = self._clock()
         self._slot_ns = range(0)  # the times of commits that lie in that slot
+        # What the last commit wrote, what was known of the target, and the marks. Replaced whole.
+        self._written: tuple[AbstractSet[TableName] | None, Relations | None, tuple[str, ...]] = (None, None, ())
         self._oldest: tuple[EntryId, int] | None = None  # an entry that was looked at for the age, and its commit time
 
     def forget_parent(self) -> None:
@@ -170,9 +173,11 @@ class Journal(EventSource):
         changes = buffer.changes
         commit_time_ns = self._clock_ns()
         change_set = ChangeSet(commit_time_ns, self.origin, metadata, changes)
-        tables = change_set.tables
-        self.relations.note_written(tables)
-        chunks, marks = encode_change_set(change_set), marks_of(tables)
+        tables, known = change_set.tables, self.relations.known
+        written = self._written
+        # Of one shape of changes the tables are always the same object.
+        marks = written[2] if written[0] is tables and written[1] is known else self._note_written(tables, known)
+        chunks = encode_change_set(change_set)
         cancelled: asyncio.CancelledError | None = None
         # An unknown durability is refused by the log, before anything is written.
         if self._bridge.is_async and self._bridge.is_needed:
@@ -197,6 +202,13 @@ class Journal(EventSource):
             listener(self, entry_id, change_set)
         if cancelled is not None and state is None:
             raise cancelled
+
+    def _note_written(self, tables: AbstractSet[TableName], known: Relations | None) -> tuple[str, ...]:
+        """The marks of these tables. What there is to be said of them is not said again for the next commit."""
+        marks = marks_of(tables)
+        if self.relations.note_written(tables, known):
+            self._written = tables, known, marks
+        return marks
 
     def _begin_slot(self, commit_time_ns: int) -> None:
         """Of all commits of a slot the last one is enough: noting each would be a call, and a look at a clock."""

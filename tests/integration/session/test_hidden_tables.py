@@ -473,5 +473,8 @@ def test_what_the_target_said_is_asked_again_after_a_while() -> None:
     assert relations.sources(a) == a | b
     assert relations.known_sources(b) == b
     clock.now = 63.0
-    relations.note_written({TableName(None, "new")})
+    assert relations.note_written(a, relations.known), "it is known"
+    assert not relations.note_written({TableName(None, "new")}, relations.known)
+    assert relations.known is None
+    assert relations.note_written({TableName(None, "new")}, None), "there is nothing to forget"
     assert relations.sources(a) is None, "there is a view of that name as well"

@@ -55,7 +55,8 @@ class TargetRelations:
     def forget_parent(self) -> None:
         """In a forked child: who was asking is not there."""
         self._condition = threading.Condition()  # guards what is below; nothing is asked with it held
-        self._known: Relations | None = None
+        self.known: Relations | None = None
+        """What was heard last; another object whenever it is heard anew."""
         self._known_at = self._failed_at = self._asking_since = float("-inf")
         self._asking = False
         self._forgotten = 0
@@ -63,19 +64,24 @@ class TargetRelations:
     def forget(self) -> None:
         """What the target said may not be true any more; also what it is saying in this moment."""
         with self._condition:
-            self._known = None
+            self.known = None
             self._failed_at = float("-inf")
             self._forgotten += 1
 
-    def note_written(self, tables: AbstractSet[TableName]) -> None:
-        """Entries write these. Of one that is not known, it is not known either what it changes. Without a lock."""
-        known = self._known
-        if known is not None and not known.knows(tables) and self._clock() - self._known_at > _AGAIN_S:
+    def note_written(self, tables: AbstractSet[TableName], known: Relations | None) -> bool:
+        """Entries write these. Of one that is not known, it is not known either what it changes. Without a lock.
+
+        `known` is what this object's is. False if it is to be called again for these tables though that stays the same.
+        """
+        if known is None or known.knows(tables):
+            return True
+        if self._clock() - self._known_at > _AGAIN_S:
             self.forget()
+        return False
 
     def known_sources(self, reads: frozenset[TableName]) -> frozenset[TableName] | None:
         """`sources`, if that is known without asking; else None."""
-        known = self._known
+        known = self.known
         if known is None or self._clock() - self._known_at > self._max_age_s:
             return None
         return known.sources(reads)
@@ -92,8 +98,8 @@ class TargetRelations:
         """What the target said last, if that is not older; else what it says now."""
         with self._condition:
             now = self._clock()
-            if self._known is not None and now - self._known_at <= older_s:
-                return self._known
+            if self.known is not None and now - self._known_at <= older_s:
+                return self.known
             if self._reader is None or now - self._failed_at <= _AGAIN_S:
                 return None
             if not self._asking:
@@ -104,7 +110,7 @@ class TargetRelations:
                 if remaining <= 0:
                     return None
                 self._condition.wait(remaining)
-            return self._known
+            return self.known
 
     def _run(self) -> None:
         assert self._reader is not None
@@ -119,7 +125,7 @@ class TargetRelations:
             self._asking = False
             if found is None:
                 self._failed_at = self._clock()
-                self._known = None
+                self.known = None
             elif forgotten == self._forgotten:
-                self._known, self._known_at = found, asked_at
+                self.known, self._known_at = found, asked_at
             self._condition.notify_all()
