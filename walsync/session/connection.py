@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -112,16 +113,16 @@ class ReadConnection(Connection):
     def _commit_impl(self) -> None:
         state = self.state
         if state is None:
-            super()._commit_impl()
+            _commit_impl(self)
             return
         if state.direct_reason is None:
-            self._tolerate(super()._commit_impl)
+            self._tolerate(partial(_commit_impl, self))
             return
         if state.failed is not None:
             raise UsageError(
                 "this transaction failed while it was moved to the target, and can only be rolled back"
             ) from state.failed
-        super()._commit_impl()
+        _commit_impl(self)
         if state.changed_schema:
             state.journal.relations.forget()
 
@@ -162,6 +163,7 @@ class ReadConnection(Connection):
 
 _execute: Final[Any] = Connection.execute
 _exec_single_context: Final[Any] = Connection._exec_single_context
+_commit_impl: Final[Any] = Connection._commit_impl
 
 
 class AsyncReadConnection(ReadConnection):

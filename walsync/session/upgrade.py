@@ -41,13 +41,14 @@ def upgrade(state: SessionState, reason: str) -> None:
     transaction still buffered and whole. Raises what the target raises when it refuses one of the changes, as a flush
     would have; the transaction can only be rolled back then.
     """
-    if state.is_direct:
+    # Where it begins the transaction it is on the path of every direct one, and asks with as few calls as can be.
+    if state.direct_reason is not None:
         return
     journal = state.journal
-    if journal.has_backlog:
+    if not journal.log.control.nothing_waits():
         release_target(state)
         journal.barrier(None)
-    if state.buffer is None and _uses_nothing(state.session):
+    if state.buffer is None and _uses_nothing(state.session_ref()):
         # It begins with this.
         state.direct_reason = reason
         journal.note_direct(reason)
@@ -206,9 +207,9 @@ def _levels(session: Session) -> list[SessionTransaction]:
     return levels
 
 
-def _uses_nothing(session: Session) -> bool:
+def _uses_nothing(session: Session | None) -> bool:
     """Whether the session's transaction has no connection yet, of whatever engine."""
-    transaction: Any = session._transaction
+    transaction: Any = None if session is None else session._transaction
     while transaction is not None:
         if transaction._connections or transaction.nested:
             return False

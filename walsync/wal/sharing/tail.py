@@ -127,7 +127,7 @@ class SharedTail:
 
     def written_stamp(self) -> int:
         """Another number after each write, by whatever process. Takes no lock, and one look at one word."""
-        return self._tail.generation
+        return self._words[TAIL]  # type: ignore[no-any-return]
 
     @property
     def last_sequence(self) -> int:
