@@ -1,7 +1,7 @@
 """What it costs to be attached: `python -m tests.benchmarks.attached [--rounds N] [--operations N] [--directory DIR]`.
 
-Pairs of the same work, each pair's sides done in turn in small rounds; a ratio is the median over the rounds of the two medians'. What
-they should be at most stands beside them.
+Pairs of the same work, each pair's sides done in turn in small rounds; a ratio is the median over the rounds of the two
+medians'. What they should be at most stands beside them.
 
 *A buffered commit of one row* against the same commit into a journal that throws the change away, and then writes and
 syncs as many bytes as walsync writes for it, by `os.pwrite` and `os.fdatasync`. What is between the two is encoding,

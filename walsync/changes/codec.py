@@ -267,7 +267,11 @@ def encode_change_set(change_set: ChangeSet) -> list[bytes]:
         if type(only) is RowChanges and len(only.rows) <= CHUNK_ROWS:
             document = [only.header or encode_shape(only), only.must_match, only.rows]
             header = [FORMAT, change_set.commit_time_ns, change_set.origin, change_set.metadata, [document]]
-            return [_pack(header)]
+            try:
+                return [ormsgpack.packb(header, _encode_value, _OPTIONS)]
+            except (NotCapturedError, TypeError, ValueError):
+                # Tried again, or said what is wrong with it.
+                return [_pack(header)]
     return _encode_split(change_set)
 
 

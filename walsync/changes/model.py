@@ -162,7 +162,7 @@ class ChangeSet:
         """The tables that this transaction writes, also by the actions of foreign keys that are known."""
         changes = self.changes
         if len(changes) == 1 and type(changes[0]) is RowChanges:
-            return changes[0].written
+            return changes[0]._written or changes[0].written
         found: set[TableName] = set()
         for change in self.changes:
             if isinstance(change, RowChanges):

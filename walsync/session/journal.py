@@ -164,8 +164,9 @@ class Journal(EventSource):
         metadata: Any = None
         durability: Any = None
         if state is not None:
-            info = state.session.info
-            metadata, durability = info.get(METADATA), info.get(DURABILITY)
+            session = state.session_ref()
+            if session is not None:
+                metadata, durability = session.info.get(METADATA), session.info.get(DURABILITY)
         if metadata is None:
             metadata = {}
         elif not isinstance(metadata, dict):

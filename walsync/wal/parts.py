@@ -27,7 +27,10 @@ __all__ = ["LogParts", "local_parts", "note_recovered", "open_alone"]
 
 @dataclass(frozen=True, kw_only=True)
 class LogParts:
-    """`durable` and `written` tell position and entry up to which the log is that, whoever wrote it."""
+    """`durable` and `written` tell position and entry up to which the log is that, whoever wrote it. `written_stamp` is
+    another number after each write; every read of a session asks for it, and where it is C that answers, no frame is
+    made.
+    """
 
     membership: StorageLock
     uuid: uuid.UUID

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from walsync.exceptions import ConfigurationError, LogError, LogLockedError, LogVersionError
@@ -26,6 +27,7 @@ from walsync.wal.control_block import (
     MAX_SLOT_FILES,
     SLOTS,
     SLOTS_END,
+    TAIL,
     TOTAL_WORDS,
     UUID,
     VERSION,
@@ -328,7 +330,7 @@ class _Builder:
             lease=lease,
             durable=tail.durable,
             written=tail.written,
-            written_stamp=tail.written_stamp,
+            written_stamp=partial(words.__getitem__, TAIL),
             is_before=tail.is_before,
             ring=commits.wake,
             torn_bytes=opened.torn_bytes,

@@ -125,10 +125,6 @@ class SharedTail:
         fields = seen[1] if seen is not None and seen[0] == self._words[TAIL] else tail.read()
         return fields[0] < position and fields[1] <= entry_id
 
-    def written_stamp(self) -> int:
-        """Another number after each write, by whatever process. Takes no lock, and one look at one word."""
-        return self._words[TAIL]  # type: ignore[no-any-return]
-
     @property
     def last_sequence(self) -> int:
         """The segment that is being appended to. Takes no lock."""
