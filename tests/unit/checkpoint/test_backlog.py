@@ -54,6 +54,29 @@ def test_near_the_bound_a_warning_is_given_once(
     assert len(warnings(caplog)) == 2, "after it has gone down it is told again"
 
 
+def test_a_warning_is_given_again_after_the_shortest_ease(
+    log: WriteAheadLog, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "walsync.checkpoint")
+    checkpointer = start(paused=True, max_backlog_entries=10, backlog_timeout_s=0)
+
+    def commit() -> None:
+        checkpointer.admit()
+        append(log, insert((int(log.last_id), "x")))
+
+    for _ in range(9):
+        commit()
+    assert len(warnings(caplog)) == 1
+    # Below where it is given, and not yet below where it may be given again.
+    log.checkpoint(EntryId(2))
+    checkpointer.admit()
+    log.checkpoint(EntryId(3))
+    checkpointer.admit()
+    for _ in range(3):
+        commit()
+    assert len(warnings(caplog)) == 2
+
+
 @pytest.mark.parametrize("bound", [{"max_backlog_entries": 3}, {"max_backlog_bytes": 3}])
 def test_at_the_bound_a_commit_is_refused_after_its_time(
     log: WriteAheadLog, start: Start, bound: dict[str, int]
