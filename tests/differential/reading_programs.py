@@ -148,9 +148,10 @@ class Worker:
                 raise
             self.counts["locked"] += 1
             self.done.append(f"locked: {error.orig}")
-            with suppress(OperationalError):
-                # SQLAlchemy rolls back savepoints that went with MariaDB's own rollback.
-                self.first.session.rollback()
+            while self.first.session.in_transaction():
+                # SQLAlchemy rolls back savepoints that went with MariaDB's own rollback: each of them fails, once.
+                with suppress(OperationalError):
+                    self.first.session.rollback()
             self.first.session.close()
             self.first = _Open(self.factory())
 
