@@ -105,13 +105,12 @@ class Worker:
         self.counts = counts
         self.done: deque[str] = deque(maxlen=_REMEMBERED)
         self.number = (seed % 1000 + 1) * 1_000_000 + owner
-        self.first = self.second = _Open(factory())
+        self.first = self.second = self.acting = _Open(factory())
 
     def run_program(self) -> None:
         """One program, from the beginning of two sessions to their end. Raises `WrongReadError`."""
         self.done.append("--- program")
-        self.first, self.second = _Open(self.factory()), _Open(self.factory())
-        self.second.blind = True
+        self.first, self.second = _Open(self.factory()), _Open(self.factory(), blind=True)
         try:
             for _ in range(_OPERATIONS):
                 self._step()
@@ -140,20 +139,25 @@ class Worker:
         ]
         weights, functions = zip(*operations, strict=True)
         function = self.random.choices(functions, weights)[0]
+        self.acting = self.first
         try:
             self._noting_floor(self.first, function)
         except OperationalError as error:
             # A direct transaction met the checkpointer's locks: both are right, and the application repeats.
-            if not state_of(self.first.session, self.journal).is_direct:
+            session = self.acting.session
+            if not state_of(session, self.journal).is_direct:
                 raise
             self.counts["locked"] += 1
             self.done.append(f"locked: {error.orig}")
-            while self.first.session.in_transaction():
+            while session.in_transaction():
                 # SQLAlchemy rolls back savepoints that went with MariaDB's own rollback: each of them fails, once.
                 with suppress(OperationalError):
-                    self.first.session.rollback()
-            self.first.session.close()
-            self.first = _Open(self.factory())
+                    session.rollback()
+            session.close()
+            if self.acting is self.first:
+                self.first = _Open(self.factory())
+            else:
+                self.second = _Open(self.factory(), blind=True)
 
     def _noting_floor(self, open_: _Open, function: Callable[[_Open], None]) -> None:
         before = self.registry.floor()
@@ -173,7 +177,7 @@ class Worker:
             # It holds locks that the second one would wait for, in the same thread. (In a savepoint, on SQLite, also
             # those of a reader.)
             return
-        second = self.second
+        second = self.acting = self.second
         if self.random.random() < 0.5 or self.first.pending:
             self._noting_floor(second, self._read_buffered)
             if self.random.random() < 0.3:

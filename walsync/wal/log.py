@@ -198,7 +198,11 @@ class WriteAheadLog:
         if self._trouble:
             self._see_to_trouble()
         commit = self._commit if durability is None else self._committer(durability)
-        places = self.control.places(marks) if marks else ()
+        places: tuple[int, ...] = ()
+        if marks:
+            control = self.control
+            known = control.known_places
+            places = known[marks] if type(marks) is tuple and marks in known else control.places(marks)
         if len(chunks) == 1:
             work = chunks[0]
             if type(work) is not bytes:
