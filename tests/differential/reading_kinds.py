@@ -214,7 +214,9 @@ def _expired_attribute(session: Session, owner: int) -> Contents:
 
 def _loaded(session: Session, owner: int, option: Any) -> Contents:
     nodes = session.scalars(select(Node).where(Node.owner == owner).options(option)).unique().all()
-    return _leaves(leaf for node in nodes for leaf in node.leaves)
+    # Where each statement sees what is committed when it begins, a leaf that is moved between two of them is in two
+    # collections: one object all the same.
+    return _leaves(dict.fromkeys(leaf for node in nodes for leaf in node.leaves))
 
 
 @_kind("leaf")
