@@ -30,13 +30,18 @@ Read = Callable[[Session, int], Contents]
 
 
 class Kind(NamedTuple):
-    """`table` is the table of the model whose rows are found. `direct`: the transaction becomes direct by it."""
+    """`table` is the table of the model whose rows are found. `direct`: the transaction becomes direct by it.
+
+    `scattered`: a row that is moved while it reads may be found in none of the places where it was: each is read by a
+    statement of its own. Only a database that shows all of them one snapshot keeps others' rows from that.
+    """
 
     name: str
     table: str
     read: Read
     direct: bool = False
     stale: bool = False
+    scattered: bool = False
 
 
 KINDS: Final[list[Kind]] = []
@@ -214,12 +219,10 @@ def _expired_attribute(session: Session, owner: int) -> Contents:
 
 def _loaded(session: Session, owner: int, option: Any) -> Contents:
     nodes = session.scalars(select(Node).where(Node.owner == owner).options(option)).unique().all()
-    # Where each statement sees what is committed when it begins, a leaf that is moved between two of them is in two
-    # collections: one object all the same.
-    return _leaves(dict.fromkeys(leaf for node in nodes for leaf in node.leaves))
+    return _leaves(leaf for node in nodes for leaf in node.leaves)
 
 
-@_kind("leaf")
+@_kind("leaf", scattered=True)
 def _lazy_load(session: Session, owner: int) -> Contents:
     return _loaded(session, owner, lazyload(Node.leaves))
 
@@ -239,7 +242,7 @@ def _subquery_load(session: Session, owner: int) -> Contents:
     return _loaded(session, owner, subqueryload(Node.leaves))
 
 
-@_kind("leaf")
+@_kind("leaf", scattered=True)
 def _immediate_load(session: Session, owner: int) -> Contents:
     return _loaded(session, owner, immediateload(Node.leaves))
 

@@ -58,7 +58,8 @@ class _Open:
 
     `levels`: what is flushed and not committed, one dict for the transaction and one for each savepoint. `floor`: see
     the module's docstring; None where it is the present. `may_write`: its picture of the thread's rows is the newest.
-    `blind`: once it has written, this transaction reads nothing, or it would become direct.
+    `blind`: once it has written, this transaction reads nothing, or it would become direct. `had_savepoint`: on SQLite
+    it holds a reader's lock until it ends, though it may have left the savepoint.
     """
 
     session: Session
@@ -66,6 +67,7 @@ class _Open:
     floor: Floor | None = None
     may_write: bool = True
     blind: bool = False
+    had_savepoint: bool = False
 
     @property
     def pending(self) -> Contents:
@@ -78,7 +80,7 @@ class _Open:
         if not self.may_write:
             # Others have changed rows of which the session has objects.
             self.session.expunge_all()
-        self.levels, self.floor, self.may_write = [{}], None, True
+        self.levels, self.floor, self.may_write, self.had_savepoint = [{}], None, True, False
 
 
 class Worker:
@@ -173,9 +175,8 @@ class Worker:
     def _second_session(self, _: _Open) -> None:
         """The other session reads, or writes and commits, while the first one's transaction is open."""
         state = state_of(self.first.session, self.journal)
-        if self.first.session.in_nested_transaction() or (state.is_direct and self.first.session.in_transaction()):
-            # It holds locks that the second one would wait for, in the same thread. (In a savepoint, on SQLite, also
-            # those of a reader.)
+        if self.first.had_savepoint or (state.is_direct and self.first.session.in_transaction()):
+            # It holds locks that the second one would wait for, in the same thread.
             return
         second = self.acting = self.second
         if self.random.random() < 0.5 or self.first.pending:
@@ -212,6 +213,8 @@ class Worker:
         self._read(open_, kind, self.random.randrange(self.owners))
 
     def _read(self, open_: _Open, kind: Kind, owner: int) -> None:
+        if kind.scattered and not self.keeps_snapshots:
+            owner = self.owner
         session = open_.session
         session.flush()
         session.expire_all()
@@ -515,6 +518,7 @@ class Worker:
             self.done.append("begin nested")
             open_.session.begin_nested()
             open_.levels.append({})
+            open_.had_savepoint = True
 
     def _end_nested(self, open_: _Open) -> None:
         if len(open_.levels) == 1:
