@@ -201,8 +201,9 @@ class WriteAheadLog:
         places: tuple[int, ...] = ()
         if marks:
             control = self.control
-            known = control.known_places
-            places = known[marks] if type(marks) is tuple and marks in known else control.places(marks)
+            # Asked here first: it is on the path of every commit of a session.
+            known = control.known_places.get(marks) if type(marks) is tuple else None
+            places = control.places(marks) if known is None else known
         if len(chunks) == 1:
             work = chunks[0]
             if type(work) is not bytes:
