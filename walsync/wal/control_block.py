@@ -52,6 +52,8 @@ from walsync.wal.storage.protocol import SharedWords
 
 __all__ = ["Record", "Words", "durable_record", "local_words", "released_record", "tail_record"]
 
+CONTROL_FILE: Final = "control"
+"""Where it is kept. Who has a log for itself removes it: nobody may take up what says nothing of that one's entries."""
 MAGIC: Final = int.from_bytes(b"walsync\0", "little")
 VERSION: Final = 4
 """Of the layout. Another one is not joined; the first process to open a log builds the block anew in its own."""

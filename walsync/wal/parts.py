@@ -14,7 +14,7 @@ from walsync.wal.appender import Appender
 from walsync.wal.checkpointer import Checkpointer
 from walsync.wal.config import LogConfig
 from walsync.wal.control import Lease, LocalLease
-from walsync.wal.control_block import RECOVERED, UNMARKED, Words, local_words
+from walsync.wal.control_block import CONTROL_FILE, RECOVERED, UNMARKED, Words, local_words
 from walsync.wal.group_commit import GroupCommit
 from walsync.wal.open_files import OpenFiles
 from walsync.wal.opening import OpenedLog, open_log
@@ -121,6 +121,8 @@ def open_alone(
             "LogConfig(lock_timeout_s=...)"
         )
     try:
+        if CONTROL_FILE in storage.list():
+            storage.remove(CONTROL_FILE)
         opened = open_log(storage, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
         return local_parts(storage, lock, opened, config)
     except BaseException:

@@ -19,6 +19,8 @@ from walsync.exceptions import ConfigurationError, LogLockedError, LogPoisonedEr
 from walsync.testing import Fault, FaultyStorage, OperationKind, SimulatedCrash
 from walsync.wal import EntryId, FileStorage, LogConfig, WriteAheadLog, verify_log
 from walsync.wal.directory import read_directory
+from walsync.wal.sharing import membership
+from walsync.wal.storage.protocol import SharedLock, Storage
 
 CONFIG = quiet_config(max_free_segments=1)
 
@@ -220,6 +222,44 @@ def test_who_does_not_fit_is_refused(tmp_path: Path) -> None:
         log.append(b"undisturbed")
     with open_shared(tmp_path / "log", version_info=b"two") as log:
         assert all_of(log) == {1: [b"undisturbed"]}
+
+
+@pytest.mark.parametrize("left", ["who kept it", "who kept it after others shared it", "who shared it"])
+def test_who_comes_when_the_last_one_leaves_finds_everything(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds somebody there, who has left when it takes its share: nobody is there, and it may be the first one."""
+    expected: dict[int, list[bytes]] = {}
+
+    def session(name: bytes, *, shared: bool) -> None:
+        with open_shared(tmp_path / "log", shared=shared) as log:
+            for number in range(20):
+                data = b"%s %d" % (name, number)
+                expected[log.append(data)] = [data]
+
+    if left != "who kept it":
+        session(b"sharing", shared=True)
+    if left != "who shared it":
+        session(b"keeping", shared=False)
+        assert not (tmp_path / "log" / "control").exists(), "what it says is not true any more"
+    plain, looks = membership._come_in, []
+
+    def come_in(here: SharedLock, timeout_s: float, storage: Storage) -> bool:
+        looks.append(timeout_s)
+        if len(looks) > 1:
+            return plain(here, timeout_s, storage)
+        assert here.try_shared()
+        return False
+
+    monkeypatch.setattr(membership, "_come_in", come_in)
+    with open_shared(tmp_path / "log") as log, open_shared(tmp_path / "log") as other:
+        assert all_of(log) == expected
+        for one in (log, other):
+            expected[one.append(b"goes on")] = [b"goes on"]
+        assert all_of(log) == all_of(other) == expected
+    assert verify_log(tmp_path / "log").ok
+    with open_shared(tmp_path / "log", shared=False) as log:
+        assert all_of(log) == expected
 
 
 def test_one_applies_and_another_takes_over(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from walsync.wal.checkpoint_file import CheckpointFile
 from walsync.wal.checksum import checksum_function
 from walsync.wal.config import LogConfig
 from walsync.wal.control_block import (
+    CONTROL_FILE,
     FOREIGN,
     FREE,
     HEAD,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL_FILE", "LEASE_LOCK", "open_shared"]
 
-CONTROL_FILE: Final = "control"
 _OPENING_LOCK: Final = "opening.lock"
 _APPEND_LOCK: Final = "append.lock"
 _SYNC_LOCK: Final = "sync.lock"
@@ -66,6 +66,8 @@ _RELEASE_LOCK: Final = "release.lock"
 LEASE_LOCK: Final = "applier.lock"
 _HEAD: Final = MAGIC ^ VERSION << 56
 _LOOK_S: Final = 0.02
+_LOOKS: Final = 5
+"""How often one looks for the control block of those who seem to have the log open."""
 _MAX_LOOKS: Final = 1000
 
 
@@ -115,19 +117,27 @@ def open_shared(
                 f"{config.open_timeout_s} s (LogConfig.open_timeout_s): it may be recovering a long one"
             )
         builder = _Builder(storage, share, config, clock_ns, here)
-        if _come_in(here, config.lock_timeout_s, storage):
-            opened = open_log(storage, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
-            try:
-                parts = builder.recovered(opened)
-                if not here.try_shared():
-                    # Between giving up all of the lock and taking a share another one came, which has it for itself.
-                    raise _locked(storage)
-            except BaseException:
-                opened.files.close()
-                opened.checkpoint_file.close()
-                raise
-            return parts
-        return builder.joined()
+        for _ in range(_LOOKS):
+            if _come_in(here, config.lock_timeout_s, storage):
+                opened = open_log(storage, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
+                try:
+                    parts = builder.recovered(opened)
+                    if not here.try_shared():
+                        # Between giving up all of the lock and taking a share another one came, and has it for itself.
+                        raise _locked(storage)
+                except BaseException:
+                    opened.files.close()
+                    opened.checkpoint_file.close()
+                    raise
+                return parts
+            words = builder.control_block()
+            if words is not None:
+                # Whoever made it, and was here a moment ago, may have left meanwhile; but nobody has written since, for
+                # who has the log for itself removes it.
+                return builder.joined(words)
+            # One who had the log for itself has left it just before this one took its share. Or it is another version.
+            time.sleep(_LOOK_S)
+        raise builder.another_version()
     except BaseException:
         here.close()
         raise
@@ -202,15 +212,22 @@ class _Builder:
             words[SLOTS + number] = in_use.get(name, FREE if name in free else FOREIGN)
             words[SLOTS_END] = max(words[SLOTS_END], number + 1)
 
-    def joined(self) -> LogParts:
-        """Take part in a log that others have open."""
+    def control_block(self) -> SharedWords | None:
+        """That of the processes that have the log open; None if there is none that is whole and of this version."""
         words = self._share.map_words(CONTROL_FILE, TOTAL_WORDS)
+        return None if words is None or words[HEAD] != _HEAD or not words[WHOLE] else words
+
+    def another_version(self) -> LogVersionError:
+        """What it means that others have the log open, and that there is no such block."""
+        return LogVersionError(
+            f"{self._storage.describe(CONTROL_FILE)} is not what this version of walsync shares a log by, and other "
+            "processes have the log open: they run another version, or the file was touched. End all of them, then "
+            "open the log again"
+        )
+
+    def joined(self, words: SharedWords) -> LogParts:
+        """Take part in a log that others have open."""
         where = self._storage.describe(CONTROL_FILE)
-        if words is None or words[HEAD] != _HEAD or not words[WHOLE]:
-            raise LogVersionError(
-                f"{where} is not what this version of walsync shares a log by, and other processes have the log open: "
-                "they run another version, or the file was touched. End all of them, then open the log again"
-            )
         # Nothing else in the directory stays as it is while others are at work.
         slot = read_checkpoint(self._storage)
         if _uuid_words(slot.log_uuid) != (words[UUID], words[UUID + 1]):
