@@ -244,16 +244,17 @@ def test_who_comes_when_the_last_one_leaves_finds_everything(
         assert not (tmp_path / "log" / "control").exists(), "what it says is not true any more"
     plain, looks = membership._come_in, []
 
-    def come_in(here: SharedLock, timeout_s: float, storage: Storage) -> bool:
-        looks.append(timeout_s)
+    def come_in(here: SharedLock, deadline: float, storage: Storage) -> bool:
+        looks.append(deadline)
         if len(looks) > 1:
-            return plain(here, timeout_s, storage)
+            return plain(here, deadline, storage)
         assert here.try_shared()
         return False
 
     monkeypatch.setattr(membership, "_come_in", come_in)
     with open_shared(tmp_path / "log") as log, open_shared(tmp_path / "log") as other:
         assert all_of(log) == expected
+        assert len(set(looks[:-1])) == 1, "all looks of one opening end at one time"
         for one in (log, other):
             expected[one.append(b"goes on")] = [b"goes on"]
         assert all_of(log) == all_of(other) == expected

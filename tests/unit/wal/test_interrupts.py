@@ -133,6 +133,19 @@ def committing(
     return commit
 
 
+def check_contents(log: WriteAheadLog, acknowledged: dict[int, bytes], where: str, *, once: bool = False) -> None:
+    """What was acknowledged is there; and nothing is there twice, where all that was committed differs."""
+    found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(log).items()}
+    assert acknowledged.items() <= found.items(), where
+    assert not once or len(set(found.values())) == len(found), f"written twice after an interrupt in {where}"
+
+
+def join(threads: list[threading.Thread], where: str) -> None:
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive(), f"a commit hangs after an interrupt in {where}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["sync", "interval"])
 @pytest.mark.parametrize("size", [10, 100_000], ids=["small", "large"])
@@ -153,8 +166,7 @@ def test_an_interrupt_at_any_line_of_a_lone_commit(durability: Any, size: int) -
         check_it_lives(log, acknowledged, interrupt.place)
         poisoned += log.poisoned is not None
         abandon(log)
-        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(open_log(storage)).items()}
-        assert acknowledged.items() <= found.items(), interrupt.place
+        check_contents(open_log(storage), acknowledged, interrupt.place)
     assert len(places) > 10
     # Only where nobody can know what is on the disk.
     assert poisoned < number
@@ -192,15 +204,12 @@ def test_an_interrupt_at_any_line_of_a_commit_among_others(place: int | None) ->
         gate.closed = False
         gate.go.release()
         gate.go.release()
-        for thread in threads:
-            thread.join(TIMEOUT_S)
-            assert not thread.is_alive(), f"a commit hangs after an interrupt in {interrupt.place}"
+        join(threads, interrupt.place)
         if not interrupt.place:
             break
         check_it_lives(log, acknowledged, interrupt.place)
         abandon(log)
-        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(open_log(copy_of(gate.storage))).items()}
-        assert acknowledged.items() <= found.items(), interrupt.place
+        check_contents(open_log(copy_of(gate.storage)), acknowledged, interrupt.place)
     assert number > 10
 
 
@@ -232,16 +241,12 @@ def test_an_interrupt_at_any_line_of_a_commit_that_waits_for_others(place: str, 
             siblings._until = 0.0
             answer = in_time(lambda log=log: log.append(b"third"), f"a commit after {interrupt.place}")
             assert isinstance(answer, int) or log.poisoned is not None, f"{interrupt.place}: {answer!r}"
-        for thread in threads:
-            thread.join(TIMEOUT_S)
-            assert not thread.is_alive(), f"a commit hangs after an interrupt in {interrupt.place}"
+        join(threads, interrupt.place)
         if not interrupt.place:
             break
         check_it_lives(log, acknowledged, interrupt.place)
         again = open_log(FileStorage(tmp_path / str(number)), shared=shared)
-        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(again).items()}
-        assert acknowledged.items() <= found.items(), interrupt.place
-        assert len(set(found.values())) == len(found), f"written twice after an interrupt in {interrupt.place}"
+        check_contents(again, acknowledged, interrupt.place, once=True)
         again.close()
     assert number > 10
 
@@ -293,9 +298,7 @@ def test_an_interrupt_at_any_line_of_a_commit_to_a_shared_log(
         assert isinstance(answer, int), f"{interrupt.place}: {answer!r}"
         acknowledged[answer] = b"other's"
         check_it_lives(log, acknowledged, interrupt.place)
-        found = {entry_id: b"".join(chunks) for entry_id, chunks in all_of(other).items()}
-        assert acknowledged.items() <= found.items(), interrupt.place
-        assert len(set(found.values())) == len(found), f"written twice after an interrupt in {interrupt.place}"
+        check_contents(other, acknowledged, interrupt.place, once=True)
         other.close()
         if not interrupt.place:
             break

@@ -40,11 +40,17 @@ def test_all_but_the_last_one_wait() -> None:
 
 
 @pytest.mark.parametrize(("sync_s", "longest_s"), [(0.5, LONG_S), (LONG_S, 0.5)])
-def test_nobody_waits_longer_than_a_sync_nor_than_the_limit(sync_s: float, longest_s: float) -> None:
+def test_nobody_waits_longer_than_a_sync_nor_than_the_limit(
+    sync_s: float, longest_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     siblings = siblings_of(2, sync_s=sync_s, longest_s=longest_s)
-    assert 0 < siblings.patience_s(1) <= 0.5
-    time.sleep(0.51)
-    assert siblings.patience_s(1) == 0, "it is counted from the end of the last sync"
+    assert siblings.patience_s(1) == 0.5
+    now += 0.25
+    assert siblings.patience_s(1) == 0.25, "it is counted from the end of the last sync"
+    now += 0.25
+    assert siblings.patience_s(1) == 0
 
 
 def test_no_limit_is_no_waiting() -> None:
@@ -220,7 +226,7 @@ def test_closing_serves_those_who_wait(opened: Callable[[], WriteAheadLog]) -> N
     log.close()
 
 
-def test_a_failed_sync_reaches_all_who_waited_for_it() -> None:
+def test_a_failed_sync_reaches_all_who_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = FailingStorage()
     log = open_log(storage)
     expect(log, 3, LONG_S)
@@ -231,7 +237,7 @@ def test_a_failed_sync_reaches_all_who_waited_for_it() -> None:
     def sync() -> None:
         raise OSError("the disk")
 
-    log._appender.file.sync = sync  # type: ignore[method-assign]
+    monkeypatch.setattr(log._appender.file, "sync", sync)
     with pytest.raises(LogPoisonedError, match="the disk"):
         log.append(b"2")
     commits.join()
@@ -240,16 +246,16 @@ def test_a_failed_sync_reaches_all_who_waited_for_it() -> None:
     log.close()
 
 
-def test_it_is_waited_as_long_as_the_last_sync_took() -> None:
+def test_it_is_waited_as_long_as_the_last_sync_took(monkeypatch: pytest.MonkeyPatch) -> None:
     log = open_log(FailingStorage())
     expect(log, 2, LONG_S)
     plain = log._appender.file.sync
 
     def sync() -> None:
-        time.sleep(0.05)
+        time.sleep(0.05)  # how long this disk takes
         plain()
 
-    log._appender.file.sync = sync  # type: ignore[method-assign]
+    monkeypatch.setattr(log._appender.file, "sync", sync)
     commits = Commits(log)
     commits.begin(b"0")
     log.append(b"1")

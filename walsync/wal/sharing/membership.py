@@ -117,8 +117,9 @@ def open_shared(
                 f"{config.open_timeout_s} s (LogConfig.open_timeout_s): it may be recovering a long one"
             )
         builder = _Builder(storage, share, config, clock_ns, here)
+        deadline = time.monotonic() + config.lock_timeout_s
         for _ in range(_LOOKS):
-            if _come_in(here, config.lock_timeout_s, storage):
+            if _come_in(here, deadline, storage):
                 opened = open_log(storage, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
                 try:
                     parts = builder.recovered(opened)
@@ -135,7 +136,8 @@ def open_shared(
                 # Whoever made it, and was here a moment ago, may have left meanwhile; but nobody has written since, for
                 # who has the log for itself removes it.
                 return builder.joined(words)
-            # One who had the log for itself has left it just before this one took its share. Or it is another version.
+            # One who had the log for itself left it just before this one took its share, and the next look finds
+            # nobody. Or another version is here: it is given a moment to leave, once for each look.
             time.sleep(_LOOK_S)
         raise builder.another_version()
     except BaseException:
@@ -153,9 +155,8 @@ def _locked(storage: Storage) -> LogLockedError:
     )
 
 
-def _come_in(here: SharedLock, timeout_s: float, storage: Storage) -> bool:
-    """Have all of the lock, as the first one, or a share of it. True for the first."""
-    deadline = time.monotonic() + timeout_s
+def _come_in(here: SharedLock, deadline: float, storage: Storage) -> bool:
+    """Have all of the lock, as the first one, or a share of it. True for the first. Looks once at least."""
     while True:
         try:
             here.try_exclusive()
