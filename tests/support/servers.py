@@ -166,7 +166,8 @@ class PrivateServer(ABC):
             extra_groups=None if user is None else [],
             # A signal to the terminal's process group is for the tests, which then stop the server in order.
             start_new_session=True,
-            env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            # A MariaDB that starts removes the temporary tables of every other one that shares its temporary directory.
+            env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "TMPDIR": str(self.directory)},
         )
 
     def _end_with_parent(self) -> list[str]:

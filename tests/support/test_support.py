@@ -154,6 +154,20 @@ def test_private_mariadb_keeps_what_was_committed(private_mariadb: PrivateServer
     _keeps_what_was_committed(private_mariadb, immediate)
 
 
+@pytest.mark.mariadb
+def test_a_mariadb_that_starts_leaves_the_temporary_tables_of_others_alone(private_mariadb: PrivateServer) -> None:
+    engine = create_engine(private_mariadb.url)
+    with engine.connect() as connection:
+        directory = Path(connection.scalar(text("SELECT @@tmpdir")))
+        connection.execute(text("CREATE TEMPORARY TABLE mine ENGINE=Aria SELECT 1 AS a"))
+        files = list(directory.glob("#sql-temptable*"))
+        assert files, f"no temporary table under {directory}"
+        with type(private_mariadb)():
+            assert all(file.exists() for file in files)
+        assert connection.scalar(text("SELECT a FROM mine")) == 1
+    engine.dispose()
+
+
 def _keeps_what_was_committed(server: PrivateServer, immediate: bool) -> None:
     with fresh_database(server.url) as url:
         engine = create_engine(url, poolclass=NullPool)
