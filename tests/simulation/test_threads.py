@@ -173,3 +173,36 @@ def test_a_hint_that_is_due_does_not_keep_a_commit_from_its_segment() -> None:
     assert caught.value.__cause__ is not None, "it was refused for a time-out"
     storage.faults.clear()
     log.close()
+
+
+def test_a_hint_leaves_what_is_queued_to_who_has_queued_it() -> None:
+    """The log's thread must not write an entry either that needs a segment from it."""
+    disk = SimulatedStorage()
+    storage = FaultyStorage(disk)
+    log = WriteAheadLog.recover(storage, config=replace(PATIENT, gather_s=5.0))
+    housekeeper, commits = log._housekeeper, log._commits
+    assert housekeeper is not None
+    hint, prepared, hinting = housekeeper._hint, threading.Event(), threading.Event()
+
+    def hint_when_something_is_queued() -> None:
+        if prepared.is_set() and not hinting.is_set():
+            hinting.set()
+            wait_until(lambda: bool(commits._queue), message="nothing is queued")
+        hint()
+
+    housekeeper._hint = hint_when_something_is_queued  # type: ignore[method-assign]
+    storage.faults.append(Fault.io_error(kinds=OperationKind.CREATE, times=None))
+    while log._pool.free_count:
+        log.append(bytes(15_000))
+    prepared.set()
+    log.append(bytes(8_000))
+    assert hinting.wait(20.0)
+    with commits._mutex:
+        # The next one to commit waits for another thread to come along.
+        commits._siblings.note_sync(5.0)
+        commits._siblings.were_served(2)
+    with pytest.raises(LogError) as caught:
+        within(lambda: log.append(bytes(15_000)), "the commit")
+    assert caught.value.__cause__ is not None, "it was refused for a time-out"
+    storage.faults.clear()
+    log.close()

@@ -261,14 +261,19 @@ class GroupCommit:
         if self._leader is lead:
             self._lead(lead, lead if isinstance(lead, _Waiter) else None)
 
-    def _lead(self, lead: object, own: _Waiter | None) -> None:
-        """Write the queue, sync, publish, wake, hand over. Errors go to the waiters; only an interrupt is raised."""
+    def _lead(
+        self, lead: object, own: _Waiter | None, work: Callable[[], tuple[int, int] | None] | None = None
+    ) -> None:
+        """Write the queue, sync, publish, wake, hand over. Errors go to the waiters; only an interrupt is raised.
+
+        `work`: what to do in place of `_write_and_sync`.
+        """
         target: tuple[int, int] | None = None
         failure: BaseException | None = None
         interrupt: BaseException | None = None
         began_s = time.monotonic()
         try:
-            target = self._write_and_sync()
+            target = (work or self._write_and_sync)()
         except LogError as error:
             # Another process has the lock for too long, or has poisoned the log: nothing was tried here.
             failure = error
@@ -287,6 +292,10 @@ class GroupCommit:
         """Write the queue, make durable what is written, and return how far that is; None if the log is poisoned."""
         if self._queue:
             self._write_queue()
+        return self._sync_written()
+
+    def _sync_written(self) -> tuple[int, int] | None:
+        """Make durable what is written, without the append lock; returns how far that is, or None if it is unknown."""
         if self.poison_cause is not None:
             return None
         # While the log is being closed, another sync may have covered everything, and the files are gone.
@@ -434,6 +443,7 @@ class GroupCommit:
         """As `run_locked`, but never waits for another committer: for a thread that committers may be waiting for.
 
         Where the lock is taken nothing is written; where somebody syncs, what was written is left to the next sync.
+        What others have queued is left to the first of them.
         """
         if not self._append_lock.acquire(False):
             return
@@ -456,8 +466,12 @@ class GroupCommit:
             with self._mutex:
                 if self._leader is None:
                     self._leader = lead
-        finally:
+            if self._leader is lead:
+                # Not what is queued: who writes may have to wait, for a segment or for who has the lock.
+                self._lead(lead, None, self._sync_written)
+        except BaseException:
             self._lead_on(lead)
+            raise
 
     def sync_all(self) -> None:
         """Return when everything written before the call is durable."""

@@ -135,6 +135,21 @@ class SharedLeads(GroupCommit):
             if self._keeping.is_wanted:
                 self._let_go()
 
+    def _sync_written(self) -> tuple[int, int] | None:
+        """Make durable what is written, unless another process does that at this moment. Waits for no lock."""
+        tail = self._tail
+        try:
+            if not tail.try_sync_lock():
+                return None
+            try:
+                return None if self.poison_cause is not None else tail.sync()
+            finally:
+                tail.release_at_once()
+                self._posts.ring()
+        except LogError as error:
+            self._learn(error)
+            raise
+
     def _let_go(self) -> None:
         self._tail.release_sync_lock()
         self._posts.ring()

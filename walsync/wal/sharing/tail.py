@@ -334,6 +334,12 @@ class SharedTail:
         elif keeping.is_wanted:
             keeping.let_go()
 
+    def release_at_once(self) -> None:
+        """`release_sync_lock` that waits for no thread: what is kept, the thread of `keeping` gives back."""
+        self._words[SYNCING] = 0
+        if not self.keeping.is_on:
+            self.sync_lock.unlock()
+
     def sync(self) -> tuple[int, int]:
         """Make durable what is written, if `own_id` is not yet. With the sync lock."""
         words = self._words
