@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import Engine, ForeignKey, select
+from sqlalchemy import Engine, ForeignKey, event, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
 import walsync
@@ -103,7 +103,11 @@ def buffered_commits(stack: ExitStack, directory: Path) -> Pair:
     write = floor(stack, directory, size)
     count = iter(range(sys.maxsize))
     # What a commit has to do once its changes are captured; the session does not see the difference.
-    thrower._append = lambda buffer, state: write.commit(next(count))  # type: ignore[method-assign]
+    event.listen(
+        thrower.engine,
+        "connect",
+        lambda connection, record: setattr(connection.buffer, "on_commit", lambda buffer: write.commit(next(count))),
+    )
     return Pair(
         f"buffered commit ({size} bytes)",
         1.08,

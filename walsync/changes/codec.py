@@ -34,7 +34,7 @@ import datetime
 import decimal
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import ormsgpack
@@ -50,6 +50,7 @@ __all__ = [
     "decode_parts",
     "decode_tables",
     "encode_change_set",
+    "encode_changes",
     "encode_shape",
 ]
 
@@ -260,34 +261,32 @@ def _statement_document(change: StatementChange) -> list[Any]:
 
 def encode_change_set(change_set: ChangeSet) -> list[bytes]:
     """The chunks of one entry. Raises `NotCapturedError` for a value that cannot be kept exactly."""
-    changes = change_set.changes
+    return encode_changes(change_set.commit_time_ns, change_set.origin, change_set.metadata, change_set.changes)
+
+
+def encode_changes(commit_time_ns: int, origin: str, metadata: Mapping[str, Any], changes: list[Change]) -> list[bytes]:
+    """`encode_change_set` for what a `ChangeSet` consists of."""
     if len(changes) == 1:
         # By far the most frequent form, and on the path of every commit.
         (only,) = changes
         if type(only) is RowChanges and len(only.rows) <= CHUNK_ROWS:
-            document = [only.header or encode_shape(only), only.must_match, only.rows]
-            header = [FORMAT, change_set.commit_time_ns, change_set.origin, change_set.metadata, [document]]
+            row_document = [only.header or encode_shape(only), only.must_match, only.rows]
+            header = [FORMAT, commit_time_ns, origin, metadata, [row_document]]
             try:
                 return [ormsgpack.packb(header, _encode_value, _OPTIONS)]
             except (NotCapturedError, TypeError, ValueError):
                 # Tried again, or said what is wrong with it.
                 return [_pack(header)]
-    return _encode_split(change_set)
+    return _encode_split([FORMAT, commit_time_ns, origin, metadata], changes)
 
 
-def _encode_split(change_set: ChangeSet) -> list[bytes]:
+def _encode_split(header: list[Any], changes: list[Change]) -> list[bytes]:
     """The general form: as many chunks as it takes."""
     chunks: list[bytes] = []
     current: list[Any] = []
-    document: list[Any] = [
-        FORMAT,
-        change_set.commit_time_ns,
-        change_set.origin,
-        change_set.metadata,
-        current,
-    ]
+    document: list[Any] = [*header, current]
     room = CHUNK_ROWS
-    for change in change_set.changes:
+    for change in changes:
         if isinstance(change, StatementChange):
             current.append(_statement_document(change))
             room -= 1

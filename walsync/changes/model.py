@@ -16,7 +16,7 @@ from walsync.changes.places import RowPlaces, RowVersion
 from walsync.changes.types import TypeSpec
 from walsync.wal import EntryId
 
-__all__ = ["Change", "ChangeKind", "ChangeSet", "RowChanges", "StatementChange", "TableName"]
+__all__ = ["Change", "ChangeKind", "ChangeSet", "RowChanges", "StatementChange", "TableName", "tables_of"]
 
 ChangeKind: TypeAlias = Literal["insert", "update", "delete"]
 
@@ -143,6 +143,20 @@ class StatementChange:
 Change: TypeAlias = RowChanges | StatementChange
 
 
+def tables_of(changes: list[Change]) -> AbstractSet[TableName]:
+    """The tables that these changes write, also by the actions of foreign keys that are known."""
+    if len(changes) == 1 and type(changes[0]) is RowChanges:
+        return changes[0]._written or changes[0].written
+    found: set[TableName] = set()
+    for change in changes:
+        if isinstance(change, RowChanges):
+            found.add(change.table)
+            found.update(change.acts_on)
+        else:
+            found.update(change.tables)
+    return found
+
+
 @dataclass(slots=True)
 class ChangeSet:
     """One committed transaction.
@@ -160,17 +174,7 @@ class ChangeSet:
     @property
     def tables(self) -> AbstractSet[TableName]:
         """The tables that this transaction writes, also by the actions of foreign keys that are known."""
-        changes = self.changes
-        if len(changes) == 1 and type(changes[0]) is RowChanges:
-            return changes[0]._written or changes[0].written
-        found: set[TableName] = set()
-        for change in self.changes:
-            if isinstance(change, RowChanges):
-                found.add(change.table)
-                found.update(change.acts_on)
-            else:
-                found.update(change.tables)
-        return found
+        return tables_of(self.changes)
 
     @property
     def change_count(self) -> int:

@@ -57,6 +57,9 @@ SKIP: Final = Verdict.SKIP
 class EventSource(event.EventTarget):
     """What `sqlalchemy.event.listen` accepts as the target of the events below: a journal, or a checkpointer."""
 
+    hears_appends = False
+    """Whether anybody ever listened to `after_append`: asking SQLAlchemy's dispatch costs a commit two calls."""
+
     if TYPE_CHECKING:
         dispatch: dispatcher[EventSource]
 
@@ -66,6 +69,12 @@ class WalsyncEvents(event.Events[EventSource]):
 
     _target_class_doc = "SomeJournal"
     _dispatch_target = EventSource
+
+    @classmethod
+    def _listen(cls, event_key: Any, **settings: Any) -> None:
+        super()._listen(event_key, **settings)
+        if event_key.identifier == "after_append":
+            event_key.dispatch_target.hears_appends = True
 
     def after_append(self, journal: EventSource, entry_id: EntryId, change_set: ChangeSet) -> None:
         """A transaction is durable in the log. Called in the committer's thread, before its commit returns.

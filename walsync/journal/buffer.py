@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from walsync.changes import RowChanges, StatementChange, TableName
-from walsync.changes.model import Change
+from walsync.changes.model import Change, tables_of
 from walsync.exceptions import UsageError
 from walsync.journal.marks import awaited_marks, marks_of
 
@@ -78,14 +78,7 @@ class TransactionBuffer:
             return False
         if tables is None:
             return True
-        written: set[TableName] = set()
-        for change in self.changes:
-            if isinstance(change, RowChanges):
-                written.add(change.table)
-                written.update(change.acts_on)
-            else:
-                written.update(change.tables)
-        return not set(awaited_marks(tables)).isdisjoint(marks_of(written))
+        return not set(awaited_marks(tables)).isdisjoint(marks_of(tables_of(self.changes)))
 
     # ------------------------------------------------------------------------------------ transaction control
 

@@ -1,20 +1,15 @@
 """`Journal`: what `walsync.attach()` returns.
 
-It owns the log, the checkpointer, the keys and the two Engines that attached sessions use, and closes them. Committing
-is here: a transaction's buffered changes become an entry of the log.
+It owns the log, the checkpointer, the keys and the two Engines that attached sessions use, and closes them. What a
+commit does is in `walsync.session.committing`; here is what sessions ask, what waits for entries, and the figures.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import socket
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -24,13 +19,11 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from walsync.changes import ChangeSet, TableName, encode_change_set
+from walsync.changes import ChangeSet, TableName
 from walsync.changes.codec import decode_parts
-from walsync.changes.model import Change
 from walsync.checkpoint import Quarantine, SQLAlchemyCheckpointer
 from walsync.checkpoint.engine import run_on
 from walsync.checkpoint.events import EventSource
-from walsync.checkpoint.rates import RateMeter
 from walsync.exceptions import (
     ApplyTimeoutError,
     EntryNotFoundError,
@@ -47,25 +40,23 @@ from walsync.journal import (
     journal_engine,
     renew_in_child,
 )
-from walsync.journal.marks import awaited_marks, marks_of
+from walsync.journal.marks import awaited_marks
 from walsync.session.asynchronous import plain_session
 from walsync.session.bridge import Bridge, await_in_thread
+from walsync.session.committing import Committer
 from walsync.session.config import SessionConfig
 from walsync.session.reads import ReadEngine
-from walsync.session.relations import Relations, TargetRelations
+from walsync.session.relations import TargetRelations
 from walsync.session.scope import Scope
 from walsync.session.state import SessionState, state_of
 from walsync.session.stats import JournalStats, estimate
-from walsync.session.upgrade import release_target, withdraw_commit
-from walsync.session.versions import VersionGuard, WantedVersion, has_version
+from walsync.session.upgrade import release_target
+from walsync.session.versions import VersionGuard, has_version
 from walsync.wal import EntryId, WriteAheadLog
 
 __all__ = ["Journal"]
 
 _T = TypeVar("_T")
-
-METADATA: Final = "walsync.metadata"
-DURABILITY: Final = "walsync.durability"
 
 _LISTED: Final = 10
 """Tables named in a message."""
@@ -106,8 +97,6 @@ class Journal(EventSource):
         self.scope = scope
         self.config = config
         self._bridge = bridge
-        self.engine: Engine = journal_engine(target.dialect, keys, self._commit)
-        self.session_engine: Engine = SessionJournalEngine(self.engine)
         self.reads = ReadEngine(self, target)
         self.read_engine: Engine = self.reads.engine
         self.relations = TargetRelations(
@@ -117,6 +106,19 @@ class Journal(EventSource):
             timeout_s=min(checkpointer.config.check_timeout_s, config.read_timeout_s),
         )
         self.versions = VersionGuard(config.tracked_versions, lambda: log.control.applied_id, self.must_wait)
+        self._committer = Committer(
+            log,
+            checkpointer,
+            self.versions,
+            self.relations,
+            bridge,
+            source=self,
+            has_version=partial(has_version, self),
+            clock=clock,
+            clock_ns=clock_ns,
+        )
+        self.engine: Engine = journal_engine(target.dialect, keys, self._committer.commit)
+        self.session_engine: Engine = SessionJournalEngine(self.engine)
         self._detach: list[Callable[[], None]] = []
         self._closed = False
         self._drained = False
@@ -126,17 +128,9 @@ class Journal(EventSource):
         renew_in_child(self)
 
     def _begin_anew(self) -> None:
-        """What each process has for itself: its name, its lock and its counters."""
-        self.origin = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-        self._lock = threading.Lock()  # guards the counters below and _closed; no I/O while it is held
-        self._buffered = 0
+        """What each process has for itself."""
+        self._lock = threading.Lock()  # guards _direct and _closed; no I/O while it is held
         self._direct: Counter[str] = Counter()
-        self._committed_rate = RateMeter(self.log.last_id, clock=self._clock)
-        self._last_id = self.log.last_id  # of this process's commits; noted for the rate when its slot is over
-        self._slot_began = self._clock()
-        self._slot_ns = range(0)  # the times of commits that lie in that slot
-        # What the last commit wrote, what was known of the target, and the marks. Replaced whole.
-        self._written: tuple[AbstractSet[TableName] | None, Relations | None, tuple[str, ...]] = (None, None, ())
         self._oldest: tuple[EntryId, int] | None = None  # an entry that was looked at for the age, and its commit time
 
     def forget_parent(self) -> None:
@@ -145,103 +139,15 @@ class Journal(EventSource):
         The log, the checkpointer and the keys do their part themselves. Nothing is started before the first use.
         """
         self._begin_anew()
+        self._committer.begin_anew()
         self.versions.forget_all()
 
-    # ------------------------------------------------------------------------------------------ committing
+    @property
+    def origin(self) -> str:
+        """This process's name, as its entries bear it: another one in a forked child."""
+        return self._committer.origin
 
-    def _commit(self, buffer: TransactionBuffer) -> None:
-        """Append the buffered changes as one entry. Called by the journal's dialect, in the committing thread."""
-        owner = buffer.owner
-        state = owner if isinstance(owner, SessionState) else None
-        try:
-            self._append(buffer, state)
-        except BaseException:
-            if state is not None:
-                withdraw_commit(state)
-            raise
-
-    def _append(self, buffer: TransactionBuffer, state: SessionState | None) -> None:
-        metadata: Any = None
-        durability: Any = None
-        if state is not None:
-            session = state.session_ref()
-            if session is not None:
-                metadata, durability = session.info.get(METADATA), session.info.get(DURABILITY)
-        if metadata is None:
-            metadata = {}
-        elif not isinstance(metadata, dict):
-            raise UsageError(f"session.info[{METADATA!r}] must be a dict, not {type(metadata).__qualname__}")
-        changes = buffer.changes
-        commit_time_ns = self._clock_ns()
-        change_set = ChangeSet(commit_time_ns, self.origin, metadata, changes)
-        tables, known = change_set.tables, self.relations.known
-        written = self._written
-        # Of one shape of changes the tables are always the same object.
-        marks = written[2] if written[0] is tables and written[1] is known else self._note_written(tables, known)
-        chunks = encode_change_set(change_set)
-        cancelled: asyncio.CancelledError | None = None
-        # An unknown durability is refused by the log, before anything is written.
-        if self._bridge.is_async and self._bridge.is_needed:
-            entry_id, cancelled = self._append_awaited(changes, chunks, durability, marks)
-        else:
-            self.checkpointer.admit()
-            if self.versions.concerns(changes):
-                append = partial(self.log.append, *chunks, durability=durability, marks=marks)
-                entry_id = self.versions.append(changes, self._has_version, append)
-            else:
-                entry_id = self.log.append(*chunks, durability=durability, marks=marks)
-        change_set.entry_id = entry_id
-        if state is not None:
-            state.last_entry_id = entry_id
-        self._buffered += 1
-        if commit_time_ns not in self._slot_ns:
-            self._begin_slot(commit_time_ns)
-        self._last_id = entry_id
-        if cancelled is not None and state is not None:
-            state.cancelled = cancelled
-        for listener in self.dispatch.after_append:
-            listener(self, entry_id, change_set)
-        if cancelled is not None and state is None:
-            raise cancelled
-
-    def _note_written(self, tables: AbstractSet[TableName], known: Relations | None) -> tuple[str, ...]:
-        """The marks of these tables. What there is to be said of them is not said again for the next commit."""
-        marks = marks_of(tables)
-        if self.relations.note_written(tables, known):
-            self._written = tables, known, marks
-        return marks
-
-    def _begin_slot(self, commit_time_ns: int) -> None:
-        """Of all commits of a slot the last one is enough: noting each would be a call, and a look at a clock."""
-        self._note_rate()
-        now = self._slot_began = self._clock()
-        left_s = self._committed_rate.slot_end(now) - now
-        self._slot_ns = range(commit_time_ns, commit_time_ns + round(left_s * 1e9))
-
-    def _note_rate(self) -> None:
-        self._committed_rate.note(self._last_id, self._slot_began)
-
-    def _append_awaited(
-        self, changes: list[Change], chunks: list[bytes], durability: Any, marks: tuple[str, ...]
-    ) -> tuple[EntryId, asyncio.CancelledError | None]:
-        """By a thread of the bridge's. Returns the cancellation that was held back meanwhile as well."""
-        cancelled: asyncio.CancelledError | None = None
-
-        def append() -> EntryId:
-            nonlocal cancelled
-            in_thread = partial(self._append_in_thread, chunks, durability, marks, self._clock())
-            entry_id, cancelled = self._bridge.finish(in_thread)
-            return entry_id
-
-        return self.versions.append(changes, self._has_version, append), cancelled
-
-    def _has_version(self, wanted: WantedVersion) -> bool:
-        return has_version(self, wanted)
-
-    def _append_in_thread(self, chunks: Any, durability: Any, marks: tuple[str, ...], began: float) -> EntryId:
-        """In a thread of the bridge's, which was to begin with it at `began`."""
-        self.checkpointer.admit(self._clock() - began)
-        return self.log.append(*chunks, durability=durability, marks=marks)
+    # ------------------------------------------------------------------------------------------- transactions
 
     def next_key(self, state: SessionState, column: Any) -> int:
         """The next reserved key, in the middle of a session's transaction, whatever locks that holds on the target."""
@@ -405,9 +311,7 @@ class Journal(EventSource):
         applied = self.checkpointer.applied_id
         durable = self.log.durable_id
         waiting = max(0, durable - applied)
-        self._note_rate()
-        self._committed_rate.note(self.log.last_id)
-        commits_per_s = self._committed_rate.per_second()
+        commits_per_s = self._committer.commits_per_s()
         trend, catch_up_s = estimate(waiting, commits_per_s, status.applied_per_s, status.state)
         with self._lock:
             direct = dict(self._direct)
@@ -430,7 +334,7 @@ class Journal(EventSource):
             replay_pending=status.replay_pending,
             quarantined_entries=status.quarantined_entries,
             applier=status.applier,
-            buffered_transactions=self._buffered,
+            buffered_transactions=self._committer.count,
             direct_transactions=sum(direct.values()),
             direct_reasons=direct,
         )

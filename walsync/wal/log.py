@@ -217,6 +217,17 @@ class WriteAheadLog:
             self._refuse_size(size)
         return commit(PendingEntry(pieces), places)  # type: ignore[return-value]
 
+    def append_chunk(self, chunk: bytes, places: tuple[int, ...] = ()) -> EntryId:
+        """`append` of one chunk, with the log's own durability and by fewer steps, for who appends very often.
+
+        `places`: what `control.places` answers for the marks. Raises what `append` raises.
+        """
+        if self._trouble:
+            self._see_to_trouble()
+        if len(chunk) > self._max_entry_bytes:
+            self._refuse_size(len(chunk))
+        return self._commit(chunk, places)  # type: ignore[return-value]
+
     def begin_entry(self, durability: Durability | None = None, marks: Sequence[str] = ()) -> EntryWriter:
         """Begin an entry of any size. It takes no lock and no place in the log before it is committed.
 

@@ -33,7 +33,7 @@ def test_the_time_is_that_of_the_commit(
     factory = sessionmaker(target)
     with walsync.attach(factory, tmp_path / "log") as journal:
         clock: Any = lambda: int(LONG_AGO.timestamp()) * 10**9  # noqa: E731
-        monkeypatch.setattr(journal, "_clock_ns", clock)
+        monkeypatch.setattr(journal._committer, "_clock_ns", clock)
         with factory() as session:
             one(session, Stamped, label="old").given = func.now()
             one(session, Touched, label="old").label = "changed"

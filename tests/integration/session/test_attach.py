@@ -264,6 +264,40 @@ def test_metadata_of_the_session_travels_with_the_entry(engine: Engine, tmp_path
         assert seen == [{"request": "r1"}]
 
 
+def test_listeners_of_appends_are_called_from_when_they_listen_until_they_are_removed(
+    engine: Engine, tmp_path: Path
+) -> None:
+    from sqlalchemy import event
+
+    factory = sessionmaker(engine)
+    with walsync.attach(factory, tmp_path / "log") as journal:
+        seen: list[tuple[str, int]] = []
+
+        def by_journal(journal: walsync.Journal, entry_id: int, change_set: walsync.ChangeSet) -> None:
+            assert change_set.entry_id == entry_id
+            seen.append(("journal", entry_id))
+
+        def by_class(journal: walsync.Journal, entry_id: int, change_set: walsync.ChangeSet) -> None:
+            seen.append(("class", entry_id))
+
+        def commit() -> None:
+            with factory() as session:
+                commit_one(session)
+
+        commit()
+        event.listen(walsync.Journal, "after_append", by_class)
+        try:
+            commit()
+            event.listen(journal, "after_append", by_journal)
+            commit()
+        finally:
+            event.remove(walsync.Journal, "after_append", by_class)
+        commit()
+        event.remove(journal, "after_append", by_journal)
+        commit()
+        assert seen == [("class", 2), ("class", 3), ("journal", 3), ("journal", 4)]
+
+
 def test_the_journals_engine_is_for_core(engine: Engine, tmp_path: Path) -> None:
     factory = sessionmaker(engine)
     with walsync.attach(factory, tmp_path / "log") as journal:

@@ -139,7 +139,7 @@ def test_a_clock_of_the_day_that_is_put_back_does_not_stop_the_counting(
     with attach(factory, tmp_path) as journal:
         commit(journal, 1)
         put_back = 3600 * 10**9
-        monkeypatch.setattr(journal, "_clock_ns", lambda: clock.time_ns() - put_back)
+        monkeypatch.setattr(journal._committer, "_clock_ns", lambda: clock.time_ns() - put_back)
         for key in range(2, 42):
             clock.seconds += 0.5
             commit(journal, key)

@@ -7,6 +7,8 @@ called after a sync, with cold caches, costs a microsecond.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.control_block import BOXES_END, COMMITTING, GROUP, SYNCING, WANTED
 from walsync.wal.group_commit import _Waiter
@@ -22,13 +24,75 @@ class SharedGroupCommit(SharedLeads):
 
     def commit(self, work: bytes | PendingEntry, places: tuple[int, ...] = ()) -> int:
         """Write an entry and return its id when it is durable."""
+        keeping = self._keeping
+        if not keeping.is_on or self._leader is not None or type(work) is not bytes or self._siblings.expected > 1:
+            return self._commit_with_others(work, places)
+        # The path of a thread that meets nobody, in a process that keeps both locks, and so need not look at what
+        # others do.
+        lead, tail = object(), self._tail
+        try:
+            with self._mutex:
+                if self._leader is None:
+                    self._leader = lead
+            if self._leader is lead:
+                if self._queue or self._posted is not None or not keeping.is_on:
+                    return self._queue_and_lead(lead, work, places)
+                try:
+                    with self._append_lock:
+                        try:
+                            if self.refusal is not None:
+                                self._refuse()
+                            entry_id = tail.write_kept(work, places)
+                        except BaseException as error:  # noqa: BLE001 - raised again
+                            self._write_kept_failed(error)
+                    try:
+                        target = tail.sync_kept()
+                    except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
+                        self._raise_failed(error, "sync")
+                finally:
+                    if self._words[WANTED] != keeping.seen:
+                        self._let_go()
+                with self._mutex:
+                    if not self._waiting:
+                        self._leader = None
+                        self.sync_count += 1
+                if self._leader is lead:
+                    self._end_lead(lead, target, None, None)
+                elif self._watchers or self.on_sync is not None:
+                    self._tell()
+                return entry_id
+        except BaseException as error:  # noqa: BLE001 - raised again
+            self._end_failed(lead, error)
+        # Somebody leads.
+        return self._serve(_Waiter(work, 0, places), queued=True)
+
+    def _commit_with_others(self, work: bytes | PendingEntry, places: tuple[int, ...]) -> int:
+        """The commit of a thread that may meet others, or whose process has to look at what others do."""
         if self.refusal is not None:
             self._refuse()
         if self._leader is None and type(work) is bytes and self._siblings.expected == 1:
-            entry_id = self._commit_kept(work, places) if self._keeping.is_on else self._commit_alone(work, places)
+            entry_id = self._commit_alone(work, places)
             if entry_id:
                 return entry_id
         return self._serve(_Waiter(work, 0, places), queued=True)
+
+    def _write_kept_failed(self, error: BaseException) -> NoReturn:
+        """With the append lock."""
+        self._tail.fail(nothing_written=isinstance(error, LogError))
+        if isinstance(error, LogError):
+            raise error
+        self._raise_failed(error, "write")
+
+    def _end_failed(self, lead: object, error: BaseException) -> NoReturn:
+        """What a lead ended with that was to write one entry, and to keep the locks."""
+        if isinstance(error, LogError):
+            self._learn(error)
+            if self.refusal is not None:
+                self._end_lead(lead, None, self.refusal, None)
+                self._refuse()
+        # An entry that was rejected concerns nobody else.
+        self._lead_on(lead)
+        raise error
 
     def _commit_alone(self, work: bytes, places: tuple[int, ...]) -> int:
         """The commit of a thread that finds nobody in its process who waits. 0: somebody leads, and nothing was done.
@@ -104,57 +168,6 @@ class SharedGroupCommit(SharedLeads):
             self._tell()
         if rejection is not None:
             raise rejection
-        return entry_id
-
-    def _commit_kept(self, work: bytes, places: tuple[int, ...]) -> int:
-        """The same for a process that keeps both locks, and so need not look at what others do. 0: nothing was done."""
-        tail, keeping, lead = self._tail, self._keeping, object()
-        try:
-            with self._mutex:
-                if self._leader is None:
-                    self._leader = lead
-            if self._leader is not lead:
-                return 0
-            if self._queue or self._posted is not None or not keeping.is_on:
-                return self._queue_and_lead(lead, work, places)
-            try:
-                with self._append_lock:
-                    try:
-                        if self.refusal is not None:
-                            self._refuse()
-                        entry_id = tail.write_kept(work, places)
-                    except BaseException as error:
-                        tail.fail(nothing_written=isinstance(error, LogError))
-                        if isinstance(error, LogError):
-                            raise
-                        self._raise_failed(error, "write")
-                try:
-                    target = tail.sync_kept()
-                except BaseException as error:  # noqa: BLE001 - raised again, as itself or as what it means
-                    self._raise_failed(error, "sync")
-            finally:
-                if self._words[WANTED] != keeping.seen:
-                    self._let_go()
-            with self._mutex:
-                if not self._waiting:
-                    self._leader = None
-                    self.sync_count += 1
-            if self._leader is lead:
-                self._end_lead(lead, target, None, None)
-            elif self._watchers or self.on_sync is not None:
-                self._tell()
-        except LogError as error:
-            self._learn(error)
-            if self.refusal is None:
-                # The entry was rejected, which concerns nobody else.
-                self._lead_on(lead)
-                raise
-            self._end_lead(lead, None, self.refusal, None)
-            self._refuse()
-            raise
-        except BaseException:
-            self._lead_on(lead)
-            raise
         return entry_id
 
     def _queue_and_lead(self, lead: object, work: bytes, places: tuple[int, ...]) -> int:
