@@ -15,7 +15,7 @@ from walsync.exceptions import LogPoisonedError
 from walsync.wal import EntryId, WriteAheadLog
 from walsync.wal.appender import Appender
 from walsync.wal.format import BOUNDARY_HEADER_BYTES, DATA_HEADER_BYTES
-from walsync.wal.group_commit import _Waiter
+from walsync.wal.leads import Waiter
 
 __all__ = ["SECTOR_CHUNK_BYTES", "Workload", "append_together"]
 
@@ -44,7 +44,7 @@ def append_together(log: WriteAheadLog, model: Model, payloads: list[bytes]) -> 
     if len(others) == 1:
         model.acknowledge(log.append(others[0]))
         return
-    waiters = [_Waiter(payload, 0) for payload in others]
+    waiters = [Waiter(payload, 0) for payload in others]
     commits._queue.extend(waiters)
     commits._leader = waiters[-1]
     commits._lead(waiters[-1], waiters[-1])

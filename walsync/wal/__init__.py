@@ -4,7 +4,8 @@
     checksum, format, checkpoint_slots byte layouts; pure functions
     storage/, lock                     files, and a storage in memory
     segment, segments, releases        one segment; the pool that prepares them; the beginning of the log, and recycling
-    group_commit, siblings, interval   one fdatasync for many commits, and who waits for whom; syncs at intervals
+    group_commit, leads, siblings      one fdatasync for many commits; who leads, who waits, and who waits for whom
+    sync_watch, interval               who wants to hear of syncs; syncs at intervals
     appender                           the only writer of frames
     scanner, recovery, reader, verify  reading: the tight loop, the decision table, entries, a whole directory
     entry, driver, log                 entries as users see them, the checkpointer's thread, and `WriteAheadLog`

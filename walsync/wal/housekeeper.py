@@ -56,7 +56,7 @@ class Housekeeper:
             timeout_s = idle_s
             if is_idle:
                 # Sleep until something is committed. Not before: who commits again and again is to wake nobody.
-                self._commits.on_sync = self._event.set
+                self._commits.watch.call_after_next(self._event.set)
                 if appender.durable[0] == seen:
                     timeout_s = None
             woken = self._event.wait(timeout_s)

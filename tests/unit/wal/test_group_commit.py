@@ -13,7 +13,7 @@ from tests.unit.wal.logs import all_of, open_log
 from walsync.exceptions import LogClosedError, LogPoisonedError
 from walsync.wal import EntryId, MemoryStorage, WriteAheadLog
 from walsync.wal.appender import Appender
-from walsync.wal.group_commit import _Waiter
+from walsync.wal.leads import Waiter
 
 
 class Gate:
@@ -228,14 +228,14 @@ def test_wait_durable_returns_for_an_entry_a_wake_and_the_time() -> None:
     answers: list[bool] = []
     thread = threading.Thread(target=lambda: answers.append(log.wait_durable(EntryId(0), 30)))
     thread.start()
-    wait_until(lambda: log._commits._watchers == 1)
+    wait_until(lambda: log._commits.watch.waiting == 1)
     log.append(b"x")
     thread.join(30)
     assert answers == [True]
     assert log.wait_durable(EntryId(0))
     thread = threading.Thread(target=lambda: answers.append(log.wait_durable(EntryId(1), 30)))
     thread.start()
-    wait_until(lambda: log._commits._watchers == 1)
+    wait_until(lambda: log._commits.watch.waiting == 1)
     log.wake()
     thread.join(30)
     assert answers == [True, False]
@@ -254,7 +254,7 @@ def test_wait_durable_ends_when_the_log_is_closed() -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: log._commits._watchers == 1)
+    wait_until(lambda: log._commits.watch.waiting == 1)
     log.close()
     thread.join(30)
     assert len(errors) == 1
@@ -305,7 +305,7 @@ def test_who_commits_again_and_again_does_not_wake_the_log_s_thread(monkeypatch:
         for count in (1, 2):
             housekeeper._event.set()
             wait_until(lambda count=count: len(looks) == count and not housekeeper._event.is_set())
-        assert log._commits.on_sync is None
+        assert not log._commits.watch.has_callback
         gate.closed = False
         gate.go.release()
         for thread in threads:
@@ -316,7 +316,7 @@ def test_an_idle_log_writes_one_hint_and_no_more() -> None:
     with open_log(MemoryStorage(), preallocated_segments=1, idle_hint_s=0.005) as log:
         for round_number in range(3):
             log.append(b"x")
-            wait_until(lambda: log._commits.on_sync is not None, message="the thread goes to sleep")
+            wait_until(lambda: log._commits.watch.has_callback, message="the thread goes to sleep")
             assert log._appender.is_promised
             written, syncs = log._appender.written, log._commits.sync_count
             time.sleep(0.1)  # twenty times `idle_hint_s`: that nothing is written can only be waited for
@@ -346,7 +346,7 @@ def test_an_entry_that_comes_when_the_log_is_about_to_be_idle_is_promised(monkey
 
 def test_who_waits_no_more_is_passed_over_when_the_served_wake_each_other() -> None:
     with open_log(MemoryStorage()) as log:
-        first, gone, also_gone, last = (_Waiter(b"", 0) for _ in range(4))
+        first, gone, also_gone, last = (Waiter(b"", 0) for _ in range(4))
         first.after, gone.after, also_gone.after = gone, also_gone, last
         gone.is_gone = also_gone.is_gone = True
         for _ in range(2):
@@ -360,8 +360,8 @@ def test_who_waits_no_more_is_passed_over_when_the_served_wake_each_other() -> N
 def test_who_leads_wakes_the_next_leader_and_the_first_of_those_it_served() -> None:
     with open_log(MemoryStorage()) as log:
         commits, lead = log._commits, object()
-        due: list[_Waiter] = []
-        first, late, second, third = (_Waiter(b"", entry_id) for entry_id in (1, 0, 2, 3))
+        due: list[Waiter] = []
+        first, late, second, third = (Waiter(b"", entry_id) for entry_id in (1, 0, 2, 3))
         commits._leader, commits._waiting = lead, [first, late, second, third]
         commits._publish(lead, (log._appender.durable[0], 3), None, None, due)
         leader, commits._leader = commits._leader, None

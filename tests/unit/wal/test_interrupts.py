@@ -31,6 +31,8 @@ pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tracing rai
 
 FILES = (
     "group_commit.py",
+    "leads.py",
+    "sync_watch.py",
     "appender.py",
     "log.py",
     "interval.py",

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError, WalsyncError
 from walsync.wal.control_block import BOXES_END, COMMITTING, GROUP, SYNCING, WANTED
-from walsync.wal.group_commit import _Waiter
+from walsync.wal.leads import Waiter
 from walsync.wal.pending import PendingEntry
 from walsync.wal.sharing.leads import SharedLeads
 from walsync.wal.sharing.posts import Post
@@ -58,13 +58,13 @@ class SharedGroupCommit(SharedLeads):
                         self.sync_count += 1
                 if self._leader is lead:
                     self._end_lead(lead, target, None, None)
-                elif self._watchers or self.on_sync is not None:
-                    self._tell()
+                elif self.watch.is_wanted:
+                    self.watch.tell()
                 return entry_id
         except BaseException as error:  # noqa: BLE001 - raised again
             self._end_failed(lead, error)
         # Somebody leads.
-        return self._serve(_Waiter(work, 0, places), queued=True)
+        return self._serve(Waiter(work, 0, places), queued=True)
 
     def _commit_with_others(self, work: bytes | PendingEntry, places: tuple[int, ...]) -> int:
         """The commit of a thread that may meet others, or whose process has to look at what others do."""
@@ -74,7 +74,7 @@ class SharedGroupCommit(SharedLeads):
             entry_id = self._commit_alone(work, places)
             if entry_id:
                 return entry_id
-        return self._serve(_Waiter(work, 0, places), queued=True)
+        return self._serve(Waiter(work, 0, places), queued=True)
 
     def _write_kept_failed(self, error: BaseException) -> NoReturn:
         """With the append lock."""
@@ -119,10 +119,10 @@ class SharedGroupCommit(SharedLeads):
                             self._leader = None
                     if self._leader is lead:
                         self._end_lead(lead, tail.durable(), None, None)
-                    elif self._watchers or self.on_sync is not None:
-                        self._tell()
+                    elif self.watch.is_wanted:
+                        self.watch.tell()
                     return entry_id
-            waiter = _Waiter(work, 0, places)
+            waiter = Waiter(work, 0, places)
             if number:
                 self._posted = (number, [waiter])
             else:
@@ -164,14 +164,14 @@ class SharedGroupCommit(SharedLeads):
                 self.sync_count += 1
         if self._leader is lead:
             self._end_lead(lead, target, None, None)
-        elif self._watchers or self.on_sync is not None:
-            self._tell()
+        elif self.watch.is_wanted:
+            self.watch.tell()
         if rejection is not None:
             raise rejection
         return entry_id
 
     def _queue_and_lead(self, lead: object, work: bytes, places: tuple[int, ...]) -> int:
-        waiter = _Waiter(work, 0, places)
+        waiter = Waiter(work, 0, places)
         with self._mutex:
             self._queue.append(waiter)
         self._lead(lead, waiter)
@@ -215,7 +215,7 @@ class SharedGroupCommit(SharedLeads):
         return entry_id, rejection
 
     def _write_posts_and(self, work: bytes, places: tuple[int, ...], posts: list[Post]) -> int:
-        own = _Waiter(work, 0, places)
+        own = Waiter(work, 0, places)
         self._write_with_posts([own], posts)
         if own.error is not None:
             raise own.error

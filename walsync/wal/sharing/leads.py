@@ -1,6 +1,6 @@
 """Group commit over processes: one sync for all entries that any of them has written before it began.
 
-Within a process it is `walsync.wal.group_commit`: one thread leads. It tries to have the sync lock. With it, it waits
+Within a process it is `walsync.wal.leads`: one thread leads. It tries to have the sync lock. With it, it waits
 a moment for others that are likely to come (`walsync.wal.sharing.gathering`), writes its process's entries and the
 posts of all others (`walsync.wal.sharing.posts`) at the shared tail, syncs, and wakes those whom that serves, and one
 who is to sync next. Without it another process syncs at this moment: it posts its process's entries, writes those that
@@ -22,7 +22,8 @@ from typing import Final, NoReturn
 from walsync.exceptions import LogError, LogPoisonedError
 from walsync.wal.appender import Appender
 from walsync.wal.control_block import GROUP, URGENT
-from walsync.wal.group_commit import GroupCommit, _chunks_of, _Waiter
+from walsync.wal.group_commit import GroupCommit
+from walsync.wal.leads import Waiter, chunks_of
 from walsync.wal.sharing.gathering import Gathering
 from walsync.wal.sharing.posts import Outcome, Post, Posts
 from walsync.wal.sharing.tail import SharedTail
@@ -83,13 +84,13 @@ class SharedLeads(GroupCommit):
         self.at_tail = _AtTail(tail)
         self._keeping = tail.keeping
         self._keeping.while_nobody_leads = self._while_nobody_leads
-        self._posted: tuple[int, list[_Waiter]] | None = None
+        self._posted: tuple[int, list[Waiter]] | None = None
         """The number of this process's post, and those whose entries it is. For the thread that leads."""
         self._must_write = False
         """What was posted came back. For the thread that leads."""
 
     def _settle(self, entry_id: int) -> int:
-        return self._serve(_Waiter(None, entry_id), queued=False)
+        return self._serve(Waiter(None, entry_id), queued=False)
 
     def _raise_failed(self, error: BaseException, action: str) -> NoReturn:
         if isinstance(error, Exception):
@@ -159,7 +160,7 @@ class SharedLeads(GroupCommit):
         if self._posted is None:
             with self._mutex:
                 queue = list(self._queue)
-            entries = [(chunk, waiter.places) for chunk, waiter in zip(_chunks_of(queue), queue, strict=False)]
+            entries = [(chunk, waiter.places) for chunk, waiter in zip(chunks_of(queue), queue, strict=False)]
             body, count = self._posts.pack(entries)
             if count:
                 number = self._posts.next_number
@@ -182,7 +183,7 @@ class SharedLeads(GroupCommit):
             self._note(waiters, outcome)
         return not self._must_write
 
-    def _note(self, waiters: list[_Waiter], outcome: Outcome | None) -> None:
+    def _note(self, waiters: list[Waiter], outcome: Outcome | None) -> None:
         """Give those that were written their ids, and queue the others. None: nothing of it was taken."""
         written = 0 if outcome is None else max(0, len(waiters) - outcome.refused)
         for index in range(written):
@@ -208,7 +209,7 @@ class SharedLeads(GroupCommit):
             self._write_at_tail(take_posts=True)
 
     def _write_at_tail(self, *, take_posts: bool) -> None:
-        queue: list[_Waiter] = []
+        queue: list[Waiter] = []
         try:
             with self.at_tail:
                 self._posts.claim()
@@ -245,10 +246,10 @@ class SharedLeads(GroupCommit):
                     self._queue[:0] = queue
             raise
 
-    def _write_with_posts(self, queue: list[_Waiter], posts: list[Post]) -> None:
+    def _write_with_posts(self, queue: list[Waiter], posts: list[Post]) -> None:
         """Write the entries of this process and of posts, all of them at once where they fit."""
         appender = self._appender
-        chunks = _chunks_of(queue)
+        chunks = chunks_of(queue)
         if len(chunks) < len(queue) or self.refusal is not None:
             self._write_all(queue)
             queue, chunks = [], []
@@ -320,7 +321,7 @@ class SharedLeads(GroupCommit):
         if isinstance(error, LogPoisonedError) and self.poison_cause is None:
             self.poison_cause = error
             self.refusal = error
-            self._notify()
+            self.watch.notify()
 
     def look(self) -> None:
         """Learn whether another process has poisoned the log."""
@@ -348,27 +349,28 @@ class SharedLeads(GroupCommit):
     def _wait_durable(self, after: int, began: float, timeout: float | None) -> bool | None:
         """As `wait_durable`; None when entries are written and whoever was to sync them seems to have died."""
         tail, words = self._tail, self._words
-        began_here = time.monotonic()
-        with self._durable_changed:
-            wakes, urgent_id = self._wakes, words[URGENT]
-            self._watchers += 1
-            try:
-                while tail.durable()[1] <= after:
-                    self.look()
-                    if self.refusal is not None:
-                        self._refuse()
-                    now = time.monotonic()
-                    left_s = _LONGEST_LOOK_S if timeout is None else timeout - (now - began)
-                    if self._wakes != wakes or words[URGENT] != urgent_id or left_s <= 0:
-                        return False
-                    if tail.written()[1] <= after:
-                        began_here = now
-                    elif now - began_here > tail.orphaned_after_s:
-                        return None
-                    self._durable_changed.wait(min(_LONGEST_LOOK_S, _FIRST_LOOK_S + (now - began) / 50, left_s))
-            finally:
-                self._watchers -= 1
-        return True
+        written_at, urgent_id, is_orphaned = time.monotonic(), words[URGENT], False
+
+        def look() -> bool | float | None:
+            nonlocal written_at, is_orphaned
+            if tail.durable()[1] > after:
+                return True
+            self.look()
+            if self.refusal is not None:
+                self._refuse()
+            now = time.monotonic()
+            left_s = _LONGEST_LOOK_S if timeout is None else timeout - (now - began)
+            if words[URGENT] != urgent_id or left_s <= 0:
+                return False
+            if tail.written()[1] <= after:
+                written_at = now
+            elif now - written_at > tail.orphaned_after_s:
+                is_orphaned = True
+                return False
+            return min(_LONGEST_LOOK_S, _FIRST_LOOK_S + (now - began) / 50, left_s)
+
+        found = self.watch.wait(look)
+        return None if is_orphaned else found
 
     def forget_in_child(self) -> None:
         """In a forked child, where the threads that held these locks are not."""
