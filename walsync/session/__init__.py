@@ -3,7 +3,8 @@
 - `attach`: `attach()`, the entrance; checks what it is given and puts the parts together.
 - `asynchronous`: what `attach()` makes of asynchronous sessions and engines.
 - `bridge`: the threads in which asynchronous sessions wait.
-- `journal`: `Journal`, what `attach()` returns: commit, waiting, statistics, closing.
+- `journal`: `Journal`, what `attach()` returns: waiting, statistics, closing.
+- `committing`: from a transaction's buffered changes to an entry of the log.
 - `routing`: which Engine a session uses for what; the hooks on its class.
 - `state`: what is known of one session's current transaction.
 - `reads`: the target's Engine as sessions see it: the barrier before reads, and the guarded COMMIT.
