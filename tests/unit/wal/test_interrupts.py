@@ -40,6 +40,7 @@ FILES = (
     "sharing/commits.py",
     "sharing/gathering.py",
     "sharing/keeping.py",
+    "sharing/kept_tail.py",
     "sharing/leads.py",
     "sharing/tail.py",
     "sharing/posts.py",

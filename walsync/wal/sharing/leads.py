@@ -25,6 +25,7 @@ from walsync.wal.control_block import GROUP, URGENT
 from walsync.wal.group_commit import GroupCommit
 from walsync.wal.leads import Waiter, chunks_of
 from walsync.wal.sharing.gathering import Gathering
+from walsync.wal.sharing.kept_tail import KeptTail
 from walsync.wal.sharing.posts import Outcome, Post, Posts
 from walsync.wal.sharing.tail import SharedTail
 from walsync.wal.sharing.waiting import SyncWaiting
@@ -70,7 +71,7 @@ class SharedLeads(GroupCommit):
         self,
         appender: Appender,
         words: SharedWords,
-        tail: SharedTail,
+        tail: KeptTail,
         waiting: SyncWaiting,
         posts: Posts,
         gathering: Gathering,

@@ -44,6 +44,7 @@ from walsync.wal.parts import LogParts, note_recovered
 from walsync.wal.segment import slot_number
 from walsync.wal.sharing.commits import SharedGroupCommit
 from walsync.wal.sharing.gathering import Gathering
+from walsync.wal.sharing.kept_tail import KeptTail
 from walsync.wal.sharing.locks import ProcessLease, TimedLock, wait_for
 from walsync.wal.sharing.posts import Posts
 from walsync.wal.sharing.releases import SegmentList, SharedReleases
@@ -287,7 +288,7 @@ class _Builder:
         appender, files = opened.appender, opened.files
         released = released_record(words)
         bells = share.bells(words)
-        tail = SharedTail(
+        tail = KeptTail(
             words,
             share.lock(_APPEND_LOCK),
             share.lock(_SYNC_LOCK),

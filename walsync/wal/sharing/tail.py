@@ -42,18 +42,16 @@ from walsync.wal.sharing.poison import Poison
 from walsync.wal.sharing.slot_files import SharedSlotFiles
 from walsync.wal.storage.protocol import SharedBells, SharedLock, SharedWords, StorageFile
 
-__all__ = ["SharedTail"]
+__all__ = ["EPOCH_SHIFT", "TAIL_WIDTH", "TAIL_WORDS", "SharedTail"]
 
 _YIELDS: Final = 3
 _LONGEST_APPEND_PAUSE_S: Final = 0.001
 _ORPHANED_S: Final = 0.5
-_EPOCH_SHIFT: Final = 32
-_TAIL_WIDTH: Final = 8
-_TAIL_WORDS: Final = struct.Struct(f"@{_TAIL_WIDTH}Q")
-_DURABLE_WIDTH: Final = 4
-_DURABLE_WORDS: Final = struct.Struct(f"@{_DURABLE_WIDTH}Q")
+EPOCH_SHIFT: Final = 32
+TAIL_WIDTH: Final = 8
+TAIL_WORDS: Final = struct.Struct(f"@{TAIL_WIDTH}Q")
 """Native: each word is written whole."""
-_CHAIN_MASK: Final = (1 << _EPOCH_SHIFT) - 1
+_CHAIN_MASK: Final = (1 << EPOCH_SHIFT) - 1
 
 
 class SharedTail:
@@ -219,12 +217,12 @@ class SharedTail:
         if segment is not self._numbered[0]:
             self._numbered = (segment, slot_number(segment.name) or 0)
         number, sequence = self._numbered[1], segment.sequence
-        chain |= epoch << _EPOCH_SHIFT
+        chain |= epoch << EPOCH_SHIFT
         # As `Record.write` does.
         generation = words[TAIL] + 1
-        _TAIL_WORDS.pack_into(
+        TAIL_WORDS.pack_into(
             self._bytes,
-            8 * (TAIL + 1 + (generation & 1) * _TAIL_WIDTH),
+            8 * (TAIL + 1 + (generation & 1) * TAIL_WIDTH),
             position, next_id, chain, sequence, number, promised, base,
             (position + next_id + chain + sequence + number + promised + base + generation) & WORD_MASK,
         )  # fmt: skip
@@ -243,7 +241,7 @@ class SharedTail:
         words, appender = self._words, self._appender
         interrupted = bool(words[IN_PROGRESS])
         generation = words[TAIL]
-        place = TAIL + 1 + (generation & 1) * _TAIL_WIDTH
+        place = TAIL + 1 + (generation & 1) * TAIL_WIDTH
         # Under the lock a record is whole.
         position, next_id, chain_epoch, sequence, _, promised = words[place : place + 6].tolist()
         if not interrupted and self._generation >= 0 and appender.segment.sequence == sequence:
@@ -251,7 +249,7 @@ class SharedTail:
                 appender.segment,
                 position,
                 chain_epoch & _CHAIN_MASK,
-                chain_epoch >> _EPOCH_SHIFT,
+                chain_epoch >> EPOCH_SHIFT,
                 next_id,
                 promised,
             )
@@ -263,7 +261,7 @@ class SharedTail:
         if interrupted or appender.segment.sequence != sequence:
             self._forget_after(sequence)
         segment = appender.segment if appender.segment.sequence == sequence else self._segment_of(sequence)
-        appender.adopt(segment, position, chain_epoch & _CHAIN_MASK, chain_epoch >> _EPOCH_SHIFT, next_id, promised)
+        appender.adopt(segment, position, chain_epoch & _CHAIN_MASK, chain_epoch >> EPOCH_SHIFT, next_id, promised)
         self._read_durable()
         if interrupted:
             self._give_back(next_id)
@@ -375,66 +373,6 @@ class SharedTail:
         self._appender.durable = position, next_id - 1
         self._synced_generation = self._durable_generation = self._words[DURABLE]
         return position, next_id - 1
-
-    # ------------------------------------------------------------------ while this process keeps both locks (`keeping`)
-
-    def write_kept(self, work: bytes, places: tuple[int, ...]) -> int:
-        """Write an entry of one chunk and publish it; returns its id. `enter`, the appender and `leave` in one, with
-        fewer steps. After an exception `fail` must be called.
-        """
-        words, appender, generation = self._words, self._appender, self._generation
-        if words[TAIL] != generation or words[IN_PROGRESS] or words[POISONED]:
-            self.enter()
-            generation = self._generation
-        else:
-            words[IN_PROGRESS] = 1
-            self._entered = True
-        entry_id = self.own_id = appender.write_chunk_entry(work)
-        for place in places:
-            words[place] = entry_id
-        segment = appender.segment
-        if segment is not self._numbered[0]:
-            self._publish()
-            appender.retired.clear()
-        else:
-            sequence, number = segment.sequence, self._numbered[1]
-            chain = appender._chain | appender._epoch << _EPOCH_SHIFT
-            position, next_id, promised, base = appender.written[0], entry_id + 1, appender.promised, segment.base
-            generation += 1
-            _TAIL_WORDS.pack_into(
-                self._bytes,
-                8 * (TAIL + 1 + (generation & 1) * _TAIL_WIDTH),
-                position, next_id, chain, sequence, number, promised, base,
-                (position + next_id + chain + sequence + number + promised + base + generation) & WORD_MASK,
-            )  # fmt: skip
-            words[TAIL] = self._generation = generation
-            self._tail.seen = generation, (position, next_id, chain, sequence, number, promised, base)
-        words[IN_PROGRESS] = 0
-        self._entered = False
-        return entry_id
-
-    def sync_kept(self) -> tuple[int, int]:
-        """Make durable what is written. `sync` with fewer steps."""
-        # What is published, not what the appender has written: whoever died in between would leave a tail that ends
-        # before what is durable.
-        appender, words, seen, file = self._appender, self._words, self._tail.seen, self._synced_file[1]
-        if seen is None or file is None or seen[1][3] != self._durable_sequence:
-            return self._sync_written()
-        position, next_id, _, sequence, _, _, _ = seen[1]
-        target = position, next_id - 1
-        if target == appender.durable:
-            return target
-        file.sync()
-        position, entry_id = appender.durable = target
-        generation = words[DURABLE] + 1
-        _DURABLE_WORDS.pack_into(
-            self._bytes,
-            8 * (DURABLE + 1 + (generation & 1) * _DURABLE_WIDTH),
-            position, entry_id, sequence, (position + entry_id + sequence + generation) & WORD_MASK,
-        )  # fmt: skip
-        words[DURABLE] = self._durable_generation = self._synced_generation = generation
-        self._durable.seen = generation, (position, entry_id, sequence)
-        return target
 
     # ------------------------------------------------------------------------------------------------ the end
 
