@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support.waiting import wait_until
 from tests.unit.wal.faulty import FailingFile, FailingStorage
 from tests.unit.wal.logs import all_of, open_log
 from walsync.exceptions import LogClosedError, LogPoisonedError
-from walsync.wal import EntryId, MemoryStorage, WriteAheadLog
+from walsync.wal import EntryId, FileStorage, MemoryStorage, WriteAheadLog
 from walsync.wal.appender import Appender
 from walsync.wal.leads import Waiter
 
@@ -312,8 +313,12 @@ def test_who_commits_again_and_again_does_not_wake_the_log_s_thread(monkeypatch:
             thread.join(30)
 
 
-def test_an_idle_log_writes_one_hint_and_no_more() -> None:
-    with open_log(MemoryStorage(), preallocated_segments=1, idle_hint_s=0.005) as log:
+@pytest.mark.parametrize("kind", ["alone", "shared", "kept"])
+def test_an_idle_log_writes_one_hint_and_no_more(kind: str, tmp_path: Path) -> None:
+    storage = MemoryStorage() if kind == "alone" else FileStorage(tmp_path)
+    with open_log(storage, preallocated_segments=1, idle_hint_s=0.005, keep_s=30.0) as log:
+        if kind == "kept":
+            wait_until(lambda: log.append(b"x") and log._commits._tail.keeping.is_on, message="the locks are kept")  # type: ignore[attr-defined]
         for round_number in range(3):
             log.append(b"x")
             wait_until(lambda: log._commits.watch.has_callback, message="the thread goes to sleep")
@@ -322,7 +327,7 @@ def test_an_idle_log_writes_one_hint_and_no_more() -> None:
             time.sleep(0.1)  # twenty times `idle_hint_s`: that nothing is written can only be waited for
             log._commits.run_locked(type(log._appender).write_hint)
             assert (log._appender.written, log._commits.sync_count) == (written, syncs), round_number
-            assert log._appender.durable == written
+            assert log._appender.durable == written, "the hint is not on the disk"
 
 
 def test_an_entry_that_comes_when_the_log_is_about_to_be_idle_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
