@@ -98,8 +98,7 @@ class LogControl:
         self._exclusive = exclusive
         self._ring = ring
         self._places: dict[str, tuple[int, int]] = {}
-        self.known_places: Final[dict[tuple[str, ...], tuple[int, ...]]] = {}
-        """What `places` has answered, for who has no time to ask."""
+        self._known_places: dict[tuple[str, ...], tuple[int, ...]] = {}
 
     # ------------------------------------------------------------------------------------------------- applied
 
@@ -173,12 +172,12 @@ class LogControl:
     def places(self, names: Iterable[str]) -> tuple[int, ...]:
         """The words that belong to these marks, for the appender."""
         key = names if type(names) is tuple else tuple(names)
-        places = self.known_places.get(key)
+        places = self._known_places.get(key)
         if places is None:
             places = tuple(dict.fromkeys(place for name in key for place in self._places_of(name)))
-            if len(self.known_places) >= _MAX_CACHED_NAMES:
-                self.known_places.clear()
-            self.known_places[key] = places
+            if len(self._known_places) >= _MAX_CACHED_NAMES:
+                self._known_places.clear()
+            self._known_places[key] = places
         return places
 
     def _places_of(self, name: str) -> tuple[int, int]:

@@ -198,12 +198,7 @@ class WriteAheadLog:
         if self._trouble:
             self._see_to_trouble()
         commit = self._commit if durability is None else self._committer(durability)
-        places: tuple[int, ...] = ()
-        if marks:
-            control = self.control
-            # Asked here first: it is on the path of every commit of a session.
-            known = control.known_places.get(marks) if type(marks) is tuple else None
-            places = control.places(marks) if known is None else known
+        places = self.control.places(marks) if marks else ()
         if len(chunks) == 1:
             work = chunks[0]
             if type(work) is not bytes:

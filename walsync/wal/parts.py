@@ -122,6 +122,7 @@ def open_alone(
         )
     try:
         if CONTROL_FILE in storage.list():
+            # What is written now is not in that block: who shares the log next must build another one.
             storage.remove(CONTROL_FILE)
         opened = open_log(storage, config, checkpointer, clock_ns=clock_ns, new_uuid=new_uuid)
         return local_parts(storage, lock, opened, config)

@@ -54,6 +54,7 @@ class SyncWatch:
                     self._changed.wait(answer)
             finally:
                 self._waiting -= 1
+                self._settle()
 
     def call_after_next(self, callback: Callable[[], None]) -> None:
         """Call this once, after the next sync, in the thread that made it."""
@@ -65,10 +66,13 @@ class SyncWatch:
         """There was a sync."""
         with self._changed:
             callback, self._callback = self._callback, None
-            self.is_wanted = self._waiting > 0
+            self._settle()
             self._changed.notify_all()
         if callback is not None:
             callback()
+
+    def _settle(self) -> None:
+        self.is_wanted = self._waiting > 0 or self._callback is not None
 
     def notify(self) -> None:
         """All that wait look again."""

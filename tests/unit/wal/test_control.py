@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.wal.logs import open_log
+from tests.unit.wal.logs import all_of, open_log
+from walsync.exceptions import EntryTooLargeError, LogClosedError
 from walsync.wal import MemoryStorage
 
 
@@ -27,6 +28,20 @@ def test_the_last_entry_that_bears_a_mark() -> None:
         with log.begin_entry(marks=["d"]) as entry:
             entry.write_chunk(b"6")
         assert control.last_marked(["d"]) == entry.entry_id
+
+
+def test_a_chunk_bears_the_marks_of_its_places_and_is_refused_where_it_is_too_large() -> None:
+    with open_log(MemoryStorage(), max_entry_bytes=1000) as log:
+        places = log.control.places(["a", "b"])
+        first = log.append_chunk(b"first", places)
+        second = log.append_chunk(b"second")
+        assert log.control.last_marked(["a"]) == log.control.last_marked(["b"]) == first
+        with pytest.raises(EntryTooLargeError, match="max_entry_bytes"):
+            log.append_chunk(bytes(1001), places)
+        assert all_of(log) == {first: [b"first"], second: [b"second"]}
+        assert log.control.last_marked(["a"]) == first
+    with pytest.raises(LogClosedError):
+        log.append_chunk(b"third")
 
 
 def test_marks_of_queued_entries() -> None:

@@ -318,7 +318,7 @@ def test_an_idle_log_writes_one_hint_and_no_more(kind: str, tmp_path: Path) -> N
     storage = MemoryStorage() if kind == "alone" else FileStorage(tmp_path)
     with open_log(storage, preallocated_segments=1, idle_hint_s=0.005, keep_s=30.0) as log:
         if kind == "kept":
-            wait_until(lambda: log.append(b"x") and log._commits._tail.keeping.is_on, message="the locks are kept")  # type: ignore[attr-defined]
+            wait_until(lambda: log.append(b"x") and log._commits._tail.keeping.is_on, message="the locks are kept")
         for round_number in range(3):
             log.append(b"x")
             wait_until(lambda: log._commits.watch.has_callback, message="the thread goes to sleep")

@@ -39,15 +39,22 @@ def test_each_sync_makes_who_waits_look_again() -> None:
 
     thread, answers = in_thread(lambda: watch.wait(look))
     for number in (1, 2):
-        wait_until(lambda number=number: looks[0] == number, message="it looks")  # type: ignore[misc]
+        wait_until(lambda: looks[0] == durable[0] + 1, message="it looks")
         assert watch.is_wanted
         durable[0] = number
         watch.tell()
     assert ended(thread)
     assert answers == [True]
-    # The one after that finds nobody.
-    watch.tell()
     assert not watch.is_wanted
+
+
+def test_a_call_that_is_due_is_not_forgotten_when_nobody_waits_any_more() -> None:
+    watch, calls = SyncWatch(), []
+    watch.call_after_next(lambda: calls.append("called"))
+    assert watch.wait(lambda: False) is False
+    assert watch.is_wanted
+    watch.tell()
+    assert calls == ["called"]
 
 
 def test_a_number_bounds_the_wait_for_the_next_look() -> None:
