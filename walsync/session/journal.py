@@ -48,7 +48,7 @@ from walsync.session.config import SessionConfig
 from walsync.session.reads import ReadEngine
 from walsync.session.relations import TargetRelations
 from walsync.session.scope import Scope
-from walsync.session.state import SessionState, state_of
+from walsync.session.state import STATE, SessionState
 from walsync.session.stats import JournalStats, estimate
 from walsync.session.upgrade import release_target
 from walsync.session.versions import VersionGuard, has_version
@@ -251,7 +251,8 @@ class Journal(EventSource):
 
         `session` may be a `scoped_session`, an `AsyncSession` or an `async_scoped_session`.
         """
-        return state_of(_plain_session(session), self).last_entry_id
+        state: SessionState | None = _plain_session(session).__dict__.get(STATE)
+        return None if state is None or state.journal is not self else state.last_entry_id
 
     def wait_applied(self, entry_id: EntryId | None = None, timeout: float | None = None) -> None:
         """Block until this entry is applied; None: all that is committed now.

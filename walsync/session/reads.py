@@ -55,7 +55,7 @@ class ReadEngine:
         self._journal = journal
         self.engine = session_view(target)
         self._gives_keys = target.dialect.name != "postgresql"
-        self._is_sqlite = target.dialect.name == "sqlite"
+        self.is_sqlite = target.dialect.name == "sqlite"
         # Without these an ORM update or delete with synchronize_session="fetch" finds its objects by a SELECT first.
         # With them it would rely on the rows of UPDATE ... RETURNING, and what is recorded returns no rows.
         self.engine.dialect = dialect_variant(
@@ -71,7 +71,7 @@ class ReadEngine:
         """A session's transaction (`nested`: a savepoint of it) begins to use this connection."""
         assert isinstance(connection, ReadConnection)
         connection.state = state
-        if state.direct_reason is None or nested or state.upgrading or not self._is_sqlite:
+        if state.direct_reason is None or nested or state.upgrading or not self.is_sqlite:
             return
         driver: Any = connection._dbapi_connection and connection._dbapi_connection.dbapi_connection
         if getattr(driver, "in_transaction", True) is not False:
@@ -96,7 +96,12 @@ class ReadEngine:
         if type(row) is dict:
             # As the unit of work gives them: with the key, as a rule.
             table = statement._annotations.get("_emit_insert_table", statement.table)
-            column = generated_key(table) if isinstance(table, Table) else None
+            if not isinstance(table, Table):
+                return statement, parameters
+            # What `generated_key` answers for most tables, without asking it.
+            column = table.primary_key._autoincrement_column
+            if column is None:
+                column = generated_key(table)
             if column is None or column.key in row:
                 return statement, parameters
         if isinstance(parameters, Mapping):

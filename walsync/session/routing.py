@@ -25,13 +25,13 @@ from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 from sqlalchemy.sql.selectable import SelectBase
 
 from walsync.checkpoint.transaction import APPLYING
-from walsync.exceptions import AttachError, UsageError
+from walsync.exceptions import AttachError
 from walsync.journal import table_name
 from walsync.journal.plan import missing_key
 from walsync.session.flush_keys import FlushKeys
-from walsync.session.short_ways import after_begin_of, get_bind_of, is_given
+from walsync.session.short_ways import after_begin_of, execute_of, get_bind_of, is_given
 from walsync.session.state import MODE, NOT_JOURNALED, SessionState, mode_of, state_of
-from walsync.session.upgrade import upgrade
+from walsync.session.upgrade import refuse_commit, upgrade
 
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
@@ -64,23 +64,14 @@ class SessionHooks:
         self._class = session_class
         self._own = {name: session_class.__dict__.get(name) for name in _METHODS}
         self.own_get_bind: Callable[..., Any] = session_class.get_bind
-        self._execute: Callable[..., Any] = session_class.execute
+        self.own_execute: Callable[..., Any] = session_class.execute
         self._listeners: list[tuple[Any, str, Callable[..., Any]]] = []
         self._keys = FlushKeys(self)
         self._written: WeakSet[Any] = WeakSet()  # transactions of joined connections that hold locks
 
     def install(self, listen_to: Any) -> None:
         """Put them on; `listen_to` is the class, or the single session, whose events are meant."""
-        get_bind, after_begin = get_bind_of(self), after_begin_of(self)
-        own_execute = self._execute
-
-        def execute(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
-            if not isinstance(statement, UpdateBase):
-                state = session.__dict__.get("_walsync_state")
-                if state is None or not state.routing_dml:
-                    return own_execute(session, statement, params, **kw)
-            return self.execute(session, statement, params, kw)
-
+        get_bind, execute, after_begin = get_bind_of(self), execute_of(self), after_begin_of(self)
         get_bind.walsync = True
         for method in (get_bind, execute):
             setattr(self._class, method.__name__, method)
@@ -90,7 +81,6 @@ class SessionHooks:
             ("after_begin", after_begin, True),
             ("before_flush", self._keys.before_flush, False),
             ("after_transaction_end", self._after_transaction_end, True),
-            ("before_commit", self._before_commit, False),
         ):
             event.listen(listen_to, name, listener, insert=first)
             self._listeners.append((listen_to, name, listener))
@@ -114,7 +104,10 @@ class SessionHooks:
     # -------------------------------------------------------------------------------------------- routing
 
     def get_bind(self, session: Session, mapper: Any, clause: Any) -> Any:
-        """The Engine for a session that is bound to the target."""
+        """The Engine for a session that is bound to the target, or is the checkpointer's."""
+        if APPLYING in session.info:
+            # The checkpointer's, which works on the checkpointer's engine, whatever its class would look up.
+            return session.bind
         journal = self.journal
         if session.twophase:
             raise AttachError(TWO_PHASE)
@@ -237,12 +230,12 @@ class SessionHooks:
             if state is not None and state.routing_dml:
                 # The SELECT by which an ORM update finds its objects.
                 with _routing(state, dml=False, counted=False):
-                    return self._execute(session, statement, params, **kw)
-            return self._execute(session, statement, params, **kw)
+                    return self.own_execute(session, statement, params, **kw)
+            return self.own_execute(session, statement, params, **kw)
         state = state_of(session, self.journal)
         counted = isinstance(statement, Update) and isinstance(params, (list, tuple)) and not statement._where_criteria
         with _routing(state, dml=self._records(statement), counted=counted):
-            result = self._execute(session, statement, params, **kw)
+            result = self.own_execute(session, statement, params, **kw)
         if isinstance(statement, Insert) and state.joined is not None:
             self._note_key(state.joined)
         return result
@@ -274,16 +267,11 @@ class SessionHooks:
             state = session.__dict__.get("_walsync_state")
             if state is not None:
                 cancelled = state.cancelled
+                if state.failed is not None:
+                    event.remove(session, "before_commit", refuse_commit)
                 state.reset()
                 if cancelled is not None:
                     raise cancelled
-
-    def _before_commit(self, session: Session) -> None:
-        state = session.__dict__.get("_walsync_state")
-        if state is not None and state.failed is not None:
-            raise UsageError(
-                "this transaction failed while it was moved to the target, and can only be rolled back"
-            ) from state.failed
 
 
 @contextmanager

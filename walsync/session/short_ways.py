@@ -7,11 +7,12 @@ time of a short read. They come to the same answers as the general ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.util import EMPTY_DICT
 
 from walsync.checkpoint.transaction import APPLYING
 from walsync.session.state import MODE, binds_of
@@ -20,7 +21,16 @@ from walsync.session.upgrade import upgrade
 if TYPE_CHECKING:
     from walsync.session.routing import SessionHooks
 
-__all__ = ["after_begin_of", "get_bind_of", "is_given"]
+__all__ = ["after_begin_of", "execute_of", "get_bind_of", "is_given"]
+
+_EXECUTE: Final[Any] = Session.execute
+_IS_KNOWN: Final = _EXECUTE.__code__.co_names == ("_execute_internal",) and set(_EXECUTE.__kwdefaults__) == {
+    "execution_options",
+    "bind_arguments",
+    "_parent_execute_state",
+    "_add_event",
+}
+"""Whether `Session.execute` of this SQLAlchemy does nothing but call the other one with what it was given."""
 
 
 def get_bind_of(hooks: SessionHooks) -> Any:
@@ -31,20 +41,20 @@ def get_bind_of(hooks: SessionHooks) -> Any:
     is_plain = own_bind is Session.get_bind
 
     def get_bind(session: Session, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Any:
-        if APPLYING in session.info:
-            # The checkpointer's, which works on the checkpointer's engine, whatever its class would look up.
-            return session.bind if bind is None else bind
+        state = session.__dict__.get("_walsync_state")
         if not is_plain or bind is not None or session.bind is not target or binds_of(session):
+            if APPLYING in session.info:  # and whatever else this class would look up
+                return hooks.get_bind(session, mapper, clause) if bind is None else bind
             bound = own_bind(session, mapper, clause=clause, bind=bind, **kw)
             if bound is not target:
                 return hooks.elsewhere(session, clause, bound)
-        state = session.__dict__.get("_walsync_state")
         if state is None or state.journal is not journal or session.twophase:
             return hooks.get_bind(session, mapper, clause)
         if state.direct_reason is not None:
             return read_engine
-        if MODE in session.info:
-            if session.info[MODE] == "direct":
+        info = session.info
+        if MODE in info:
+            if info[MODE] == "direct":
                 upgrade(state, "asked for")
                 return read_engine
         elif not state.wrote_elsewhere:
@@ -61,17 +71,66 @@ def get_bind_of(hooks: SessionHooks) -> Any:
     return get_bind
 
 
+def execute_of(hooks: SessionHooks) -> Any:
+    """The class's `execute`."""
+    own_execute = hooks.own_execute
+
+    def execute(session: Session, statement: Any, params: Any = None, **kw: Any) -> Any:
+        if not isinstance(statement, UpdateBase):
+            state = session.__dict__.get("_walsync_state")
+            if state is None or not state.routing_dml:
+                return own_execute(session, statement, params, **kw)
+        return hooks.execute(session, statement, params, kw)
+
+    return _short_execute(hooks) if own_execute is Session.execute and _IS_KNOWN else execute
+
+
+def _short_execute(hooks: SessionHooks) -> Any:
+    """The same in place of SQLAlchemy's own, which it need not call: that one only hands on what it gets."""
+
+    def execute(
+        session: Session,
+        statement: Any,
+        params: Any = None,
+        *,
+        execution_options: Any = EMPTY_DICT,
+        bind_arguments: Any = None,
+        _parent_execute_state: Any = None,
+        _add_event: Any = None,
+    ) -> Any:
+        if not isinstance(statement, UpdateBase):
+            state = session.__dict__.get("_walsync_state")
+            if state is None or not state.routing_dml:
+                return session._execute_internal(
+                    statement,
+                    params,
+                    execution_options=execution_options,
+                    bind_arguments=bind_arguments,
+                    _parent_execute_state=_parent_execute_state,
+                    _add_event=_add_event,
+                )
+        given = {
+            "execution_options": execution_options,
+            "bind_arguments": bind_arguments,
+            "_parent_execute_state": _parent_execute_state,
+            "_add_event": _add_event,
+        }
+        return hooks.execute(session, statement, params, given)
+
+    return execute
+
+
 def after_begin_of(hooks: SessionHooks) -> Callable[[Session, SessionTransaction, Connection], None]:
     """The listener to `after_begin`."""
     journal, general = hooks.journal, hooks.after_begin
-    read_engine, enroll = journal.read_engine, journal.reads.enroll
+    read_engine, enroll, begins_anew = journal.read_engine, journal.reads.enroll, journal.reads.is_sqlite
 
     def after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-        if connection.engine is read_engine and APPLYING not in session.info:
+        if connection.engine is read_engine:
             state = session.__dict__.get("_walsync_state")
             entry: Any = transaction._connections[connection]
             if state is not None and state.journal is journal and entry[3]:  # else it is given, see below
-                if state.direct_reason is None:
+                if state.direct_reason is None or not begins_anew:
                     connection.state = state  # type: ignore[attr-defined]
                 else:
                     enroll(connection, state, nested=transaction.nested)

@@ -22,9 +22,10 @@ from walsync.wal import EntryId
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
 
-__all__ = ["NOT_JOURNALED", "SessionState", "binds_of", "state_of"]
+__all__ = ["NOT_JOURNALED", "STATE", "SessionState", "binds_of", "state_of"]
 
-_ATTRIBUTE: Final = "_walsync_state"
+STATE: Final = "_walsync_state"
+"""Where a session keeps its state."""
 
 MODE: Final = "walsync.mode"
 
@@ -143,9 +144,9 @@ class SessionState:
 
 def state_of(session: Session, journal: Journal) -> SessionState:
     """The state of this session with this journal, made when it is first asked for."""
-    state = session.__dict__.get(_ATTRIBUTE)
+    state = session.__dict__.get(STATE)
     if state is None or state.journal is not journal:
-        state = session.__dict__[_ATTRIBUTE] = SessionState(session, journal)
+        state = session.__dict__[STATE] = SessionState(session, journal)
     assert isinstance(state, SessionState)
     return state
 

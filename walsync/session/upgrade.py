@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.exc import StaleDataError
@@ -19,13 +20,14 @@ from sqlalchemy.orm.exc import StaleDataError
 from walsync.changes import ChangeSet
 from walsync.changes.model import Change
 from walsync.checkpoint.apply import apply_changes
-from walsync.exceptions import EntryRejectedError
-from walsync.session.state import SessionState
+from walsync.exceptions import EntryRejectedError, UsageError
+from walsync.session.state import STATE, SessionState
 
 __all__ = [
     "begin_anew",
     "begin_for_savepoint",
     "forward",
+    "refuse_commit",
     "release_snapshot",
     "release_target",
     "upgrade",
@@ -48,7 +50,11 @@ def upgrade(state: SessionState, reason: str) -> None:
     if not journal.log.control.nothing_waits():
         release_target(state)
         journal.barrier(None)
-    if state.buffer is None and _uses_nothing(state.session_ref()):
+    # Whether its session has a connection yet, of whatever engine.
+    transaction: Any = None if state.buffer is not None else state.session_ref()._transaction  # type: ignore[union-attr]
+    while transaction is not None and not transaction._connections and not transaction.nested:
+        transaction = transaction._parent
+    if transaction is None and state.buffer is None:
         # It begins with this.
         state.direct_reason = reason
         journal.note_direct(reason)
@@ -151,11 +157,22 @@ def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change
                 apply_changes(connection, ChangeSet(time.time_ns(), journal.origin, {}, changes))
     except BaseException as error:
         state.failed = error
+        # Not one that every session has: each of their commits would ask it.
+        event.listen(state.session, "before_commit", refuse_commit)
         if isinstance(error, EntryRejectedError):
             raise StaleDataError(str(error)) from error
         raise
     finally:
         state.upgrading = False
+
+
+def refuse_commit(session: Session) -> None:
+    """What a session listens to until its transaction ends that failed on its way to the target."""
+    state: SessionState | None = session.__dict__.get(STATE)
+    if state is not None and state.failed is not None:
+        raise UsageError(
+            "this transaction failed while it was moved to the target, and can only be rolled back"
+        ) from state.failed
 
 
 def begin_anew(connection: Connection, *, writes: bool, direct: bool) -> None:
@@ -205,16 +222,6 @@ def _levels(session: Session) -> list[SessionTransaction]:
         transaction = transaction._parent
     levels.reverse()
     return levels
-
-
-def _uses_nothing(session: Session | None) -> bool:
-    """Whether the session's transaction has no connection yet, of whatever engine."""
-    transaction: Any = None if session is None else session._transaction
-    while transaction is not None:
-        if transaction._connections or transaction.nested:
-            return False
-        transaction = transaction._parent
-    return True
 
 
 def _parts(state: SessionState, levels: list[SessionTransaction]) -> list[list[Change]]:

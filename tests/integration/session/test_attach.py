@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, create_engine, func, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 import walsync
@@ -59,6 +59,25 @@ def test_a_sessionmaker_of_a_session_subclass_keeps_its_methods(engine: Engine, 
         assert session.greet() == "hello"
         commit_one(session)
         assert journal.stats().buffered_transactions == 1
+
+
+def test_a_session_subclass_with_an_execute_of_its_own(engine: Engine, tmp_path: Path) -> None:
+    """It gets what its caller gave, and no argument more."""
+    seen: list[dict[str, Any]] = []
+
+    class Own(Session):
+        def execute(self, statement: Any, params: Any = None, **kw: Any) -> Any:  # type: ignore[override]
+            seen.append(kw)
+            return super().execute(statement, params, **kw)
+
+    factory = sessionmaker(engine, class_=Own)
+    with walsync.attach(factory, tmp_path / "log") as journal, factory() as session:
+        session.execute(insert(Author).values(name="Ada"))
+        session.commit()
+        options = {"walsync_read": "fresh"}
+        assert session.execute(select(Author.name), execution_options=options).scalar() == "Ada"
+        assert journal.stats().buffered_transactions == 1
+    assert seen == [{}, {"execution_options": options}]
 
 
 def test_a_scoped_session(engine: Engine, tmp_path: Path) -> None:

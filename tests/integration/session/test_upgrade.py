@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, func, insert, select, text, update
+from sqlalchemy import Engine, create_engine, delete, event, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -15,6 +15,7 @@ from tests.integration.session import models
 from tests.integration.session.conftest import Attach
 from tests.integration.session.models import Audit, Author, Book, Tag, book_tag
 from tests.support.databases import make_transactions_real
+from walsync.session.upgrade import refuse_commit
 
 Factory = sessionmaker[Session]
 
@@ -303,6 +304,33 @@ def test_an_upgrade_that_the_target_refuses_cannot_be_committed_in_part(
         session.add(Author(name="second"))
         session.commit()
     assert names(factory) == ["second"]
+
+
+def test_an_upgrade_that_finds_the_target_away_cannot_be_committed_either(
+    journal: walsync.Journal, factory: Factory, engine: Engine
+) -> None:
+    """No connection belongs to the transaction then that could refuse."""
+
+    def refuse(*_: object) -> None:
+        raise ConnectionError("the target is away")
+
+    with factory() as session:
+        session.add(Author(name="lost"))
+        session.flush()
+        engine.dispose()
+        event.listen(engine, "do_connect", refuse)
+        with walsync.direct(session), pytest.raises(ConnectionError):
+            session.scalars(select(Author)).all()
+        with pytest.raises(walsync.UsageError, match="rolled back"):
+            session.commit()
+        event.remove(engine, "do_connect", refuse)
+        session.rollback()
+        session.add(Author(name="first"))
+        session.commit()
+        session.add(Author(name="second"))
+        session.commit()
+    assert names(factory) == ["first", "second"]
+    assert not event.contains(session, "before_commit", refuse_commit)
 
 
 def test_an_update_of_a_row_that_is_gone_is_stale_at_the_upgrade(journal: walsync.Journal, factory: Factory) -> None:
