@@ -7,6 +7,8 @@ skipped where there is none, and fails for it with `CI=true`.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +18,17 @@ import pytest
 
 from tests.support.databases import empty_database, fresh_database
 from tests.support.servers import PrivateMariaDB, PrivatePostgreSQL, PrivateServer, ServerMissingError, find_server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where no bytecode is to be written beside the sources, the processes that tests start share theirs elsewhere.
+
+    Each of them would compile walsync anew otherwise, which takes as long as to import SQLAlchemy.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
+        directory = tempfile.mkdtemp(prefix="walsync-bytecode-")
+        os.environ["PYTHONPYCACHEPREFIX"] = directory
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
 def _no_server(error: ServerMissingError) -> NoReturn:

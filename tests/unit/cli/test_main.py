@@ -40,6 +40,11 @@ def test_importing_the_package_needs_no_extra() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.parametrize("module", ["walsync", "walsync.cli"])
+def test_the_package_is_the_command(module: str) -> None:
+    assert "inspect" in run_python("-m", module, "--help").stdout
+
+
 def test_the_installed_command_is_this_one() -> None:
     pyproject = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     assert 'walsync = "walsync.cli:main"' in pyproject
