@@ -38,6 +38,7 @@ class GroupCommit(Leads):
             try:
                 if type(work) is bytes:
                     entry_id = appender.write_chunk_entry(work)
+                    appender.begin_sync()
                 else:
                     entry_id = self._write(work)
                 for place in places:

@@ -303,7 +303,9 @@ class Leads:
 
     def _write_chunks(self, chunks: list[bytes]) -> int:
         try:
-            return self._appender.write_chunk_entries(chunks)
+            count = self._appender.write_chunk_entries(chunks)
+            self._appender.begin_sync()
+            return count
         except Exception as error:  # noqa: BLE001 - the log is poisoned, which each of them is told
             self.poison(error, "write")
             return 0

@@ -17,7 +17,7 @@ from tests.support.processes import python_environment
 
 __all__ = ["SYSTEM_CALLS", "Ended", "calls_on", "count_calls", "run", "run_command", "why_not"]
 
-SYSTEM_CALLS = ("pwrite64", "fdatasync", "fsync", "openat", "pread64", "rename", "unlink", "flock")
+SYSTEM_CALLS = ("pwrite64", "fadvise64", "fdatasync", "fsync", "openat", "pread64", "rename", "unlink", "flock")
 CHILD = Path(__file__).with_name("child.py")
 TIMEOUT_S = 60.0
 """Of one process: it takes a fraction of a second, unless it hangs."""

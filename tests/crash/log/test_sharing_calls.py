@@ -22,7 +22,19 @@ from walsync.wal import LogConfig, WriteAheadLog
 
 KILL_POINTS = int(os.environ.get("WALSYNC_KILL_POINTS", "10"))
 APPENDS = 24
-CALLS = ("flock", "pwrite64", "fdatasync", "openat", "unlink", "rename", "close", "pread64", "fsync", "mmap")
+CALLS = (
+    "flock",
+    "pwrite64",
+    "fadvise64",
+    "fdatasync",
+    "openat",
+    "unlink",
+    "rename",
+    "close",
+    "pread64",
+    "fsync",
+    "mmap",
+)
 LONGEST_WAIT_S = float(os.environ.get("WALSYNC_LONGEST_WAIT_S", "10"))
 """Of the process that goes on; 1 on a machine that does nothing else."""
 

@@ -22,12 +22,23 @@ APPENDS = 16
 LIVES = 8
 """Of one directory, before a new one is taken."""
 
-WEIGHTS = {"pwrite64": 8, "fdatasync": 8, "openat": 3, "fsync": 2, "unlink": 1, "rename": 1, "pread64": 1, "flock": 1}
+WEIGHTS = {
+    "pwrite64": 8,
+    "fadvise64": 2,
+    "fdatasync": 8,
+    "openat": 3,
+    "fsync": 2,
+    "unlink": 1,
+    "rename": 1,
+    "pread64": 1,
+    "flock": 1,
+}
 
 FAILURES = {
     "fdatasync": ("EIO", "ENOSPC"),
     "fsync": ("EIO",),
     "pwrite64": ("EIO", "ENOSPC"),
+    "fadvise64": ("EINVAL", "EIO"),
     "openat": ("EMFILE", "ENOSPC"),
     "pread64": ("EIO",),
     "rename": ("EIO",),
@@ -48,7 +59,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
         pytest.skip(reason)
     directory = tmp_path_factory.mktemp("calls")
     found = calls_on(directory / "log", APPENDS, directory / "trace")
-    assert {"pwrite64", "fdatasync", "fsync", "openat"} <= found.keys()
+    assert {"pwrite64", "fadvise64", "fdatasync", "fsync", "openat"} <= found.keys()
     return found
 
 

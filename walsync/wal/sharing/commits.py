@@ -197,6 +197,7 @@ class SharedGroupCommit(SharedLeads):
                         entry_id = self._write_posts_and(work, places, found)
                     else:
                         entry_id = self._write(work)
+                        self._appender.begin_sync()
                         for place in places:
                             words[place] = entry_id
                         words[GROUP] = 1

@@ -36,6 +36,7 @@ class KeptTail(SharedTail):
             words[IN_PROGRESS] = 1
             self._entered = True
         entry_id = self.own_id = appender.write_chunk_entry(work)
+        appender.begin_sync()
         for place in places:
             words[place] = entry_id
         segment = appender.segment
@@ -70,14 +71,16 @@ class KeptTail(SharedTail):
         target = position, next_id - 1
         if target == appender.durable:
             return target
-        file.sync()
-        position, entry_id = appender.durable = target
+        # Written before the sync, while the disk is at work already; made valid after it.
+        position, entry_id = target
         generation = words[DURABLE] + 1
         _DURABLE_WORDS.pack_into(
             self._bytes,
             8 * (DURABLE + 1 + (generation & 1) * _DURABLE_WIDTH),
             position, entry_id, sequence, (position + entry_id + sequence + generation) & WORD_MASK,
         )  # fmt: skip
+        file.sync()
+        appender.durable = target
         words[DURABLE] = self._durable_generation = self._synced_generation = generation
         self._durable.seen = generation, (position, entry_id, sequence)
         return target

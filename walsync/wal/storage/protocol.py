@@ -17,7 +17,11 @@ __all__ = ["SharedBells", "SharedLock", "SharedWords", "Storage", "StorageFile",
 
 
 class StorageFile(Protocol):
-    """An open file. Usable from many threads at once; `close` may be called twice."""
+    """An open file. Usable from many threads at once; `close` may be called twice.
+
+    It may have ``begin_sync(offset, length)`` as well: `sync` comes soon, and these bytes may be put on stable storage
+    from now on. That is a hint, which waits for nothing and never fails.
+    """
 
     def pread(self, length: int, offset: int, /) -> bytes:
         """At most `length` bytes from `offset`; fewer only at the end of the file, or when a read is cut short."""
