@@ -112,16 +112,18 @@ class Appender:
         self.segment = segment
         self.file = self._open_file(segment.name)
         self._pwrite = self.file.pwrite
-        self._begin_sync: Callable[[int, int], None] | None = getattr(self.file, "begin_sync", None)
+        self._pwrite_to_sync: Callable[[bytes, int], int] = getattr(self.file, "pwrite_to_sync", self._pwrite)
         self._base = segment.base
-        self._offset = self._begun = offset
+        self._offset = offset
         self._limit = segment.size - RESERVED_BYTES
         self._fragment_bytes = fragment_bytes(segment.size)
 
     # ------------------------------------------------------------------------------------------------- entries
 
-    def write_chunk_entry(self, data: bytes) -> int:
+    def write_chunk_entry(self, data: bytes, to_sync: bool = False) -> int:
         """Write an entry of one chunk, in one frame if it fits; this is the hot path. Returns the entry's id.
+
+        `to_sync`: a sync comes next. The disk begins at once then, and what is done before that sync costs no time.
 
         The same bytes as `write_chunk_entries` writes, without its loop: see `GroupCommit.commit` for why that counts.
         """
@@ -141,7 +143,7 @@ class Appender:
         )  # fmt: skip
         crc = checksum(rest, self._seed)
         frame = b"".join((CRC.pack(crc), rest, data, PADDING[length & 7]))
-        if self._pwrite(frame, offset) != end - offset:
+        if (self._pwrite_to_sync if to_sync else self._pwrite)(frame, offset) != end - offset:
             write_all(self.file, frame, offset)
         self._offset = end
         self._chain = crc
@@ -151,7 +153,7 @@ class Appender:
         return entry_id
 
     def write_chunk_entries(self, chunks: Sequence[bytes]) -> int:
-        """Write entries of one chunk each, in one frame each, and all of them in one write.
+        """Write entries of one chunk each, in one frame each, and all of them in one write. A sync comes next.
 
         Returns how many were written: those from the beginning that fit into the segment and into one write. Their ids
         are the last ones given out.
@@ -180,7 +182,7 @@ class Appender:
         if not count:
             return 0
         written = b"".join(pieces)
-        if self._pwrite(written, begin) != offset - begin:
+        if self._pwrite_to_sync(written, begin) != offset - begin:
             write_all(self.file, written, begin)
         self._offset = offset
         self._chain = chain
@@ -443,7 +445,7 @@ class Appender:
         if segment is not self.segment:
             self._enter(segment, position - segment.base)
         else:
-            self._offset = self._begun = position - segment.base
+            self._offset = position - segment.base
         self._chain = chain
         self._epoch = epoch
         self.next_id = next_id
@@ -453,16 +455,6 @@ class Appender:
     def place(self) -> tuple[int, int, int, int, int, int]:
         """Position, next entry id, chain, epoch, promise, base: what `adopt` needs elsewhere."""
         return self._base + self._offset, self.next_id, self._chain, self._epoch, self.promised, self._base
-
-    def begin_sync(self) -> None:
-        """A sync comes next: let the system begin with what this appender has written since it was last told so.
-
-        What is done before that sync costs nothing then: the disk is at work meanwhile.
-        """
-        begin_sync = self._begin_sync
-        if begin_sync is not None:
-            begun, self._begun = self._begun, self._offset
-            begin_sync(begun, self._offset - begun)
 
     def sync(self) -> tuple[int, int]:
         """Sync everything written so far. Called without the lock, by one thread at a time; returns what is durable."""

@@ -303,17 +303,15 @@ class Leads:
 
     def _write_chunks(self, chunks: list[bytes]) -> int:
         try:
-            count = self._appender.write_chunk_entries(chunks)
-            self._appender.begin_sync()
-            return count
+            return self._appender.write_chunk_entries(chunks)
         except Exception as error:  # noqa: BLE001 - the log is poisoned, which each of them is told
             self.poison(error, "write")
             return 0
 
-    def _write(self, work: bytes | PendingEntry) -> int:
+    def _write(self, work: bytes | PendingEntry, to_sync: bool = False) -> int:
         try:
             if type(work) is bytes:
-                return self._appender.write_chunk_entry(work)
+                return self._appender.write_chunk_entry(work, to_sync)
             return self._appender.write_entry(work)  # type: ignore[arg-type]
         except LogError:
             # Rejected before its first byte was written.

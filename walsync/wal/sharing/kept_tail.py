@@ -35,8 +35,7 @@ class KeptTail(SharedTail):
         else:
             words[IN_PROGRESS] = 1
             self._entered = True
-        entry_id = self.own_id = appender.write_chunk_entry(work)
-        appender.begin_sync()
+        entry_id = self.own_id = appender.write_chunk_entry(work, True)
         for place in places:
             words[place] = entry_id
         segment = appender.segment

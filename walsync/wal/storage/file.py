@@ -112,17 +112,19 @@ class OpenFile:
             self.pwrite = self._seek_and_write
         self.sync = partial(sync_function(), self.descriptor)
 
-    def begin_sync(self, offset: int, length: int) -> None:
-        """Begin to put these bytes on the disk, which `sync` is to wait for. A hint: it never fails.
+    def pwrite_to_sync(self, data: bytes, offset: int) -> int:
+        """`pwrite` of what is synced next: the disk begins with it, and need not be waited for from its beginning.
 
         Linux begins to write out what it is told will not be needed, and does not wait; what is whole and clean of it
         would be dropped from memory, so nothing is said of bytes that fill a page (mm/fadvise.c in its source).
         """
-        if _advise is not None and 0 < length < _PAGE_BYTES + (-offset & _PAGE_BYTES - 1):
+        count = self.pwrite(data, offset)
+        if _advise is not None and count < _PAGE_BYTES + (-offset & _PAGE_BYTES - 1):
             try:
-                _advise(self.descriptor, offset, length, _NOT_NEEDED)
+                _advise(self.descriptor, offset, count, _NOT_NEEDED)
             except OSError:
-                pass  # what is wrong, `sync` will say
+                pass  # it was a hint; what is wrong, `sync` will say
+        return count
 
     def _seek_and_read(self, length: int, offset: int) -> bytes:
         # Windows has no pread; the file's own offset is shared, hence the lock around the two calls.

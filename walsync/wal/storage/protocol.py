@@ -19,8 +19,8 @@ __all__ = ["SharedBells", "SharedLock", "SharedWords", "Storage", "StorageFile",
 class StorageFile(Protocol):
     """An open file. Usable from many threads at once; `close` may be called twice.
 
-    It may have ``begin_sync(offset, length)`` as well: `sync` comes soon, and these bytes may be put on stable storage
-    from now on. That is a hint, which waits for nothing and never fails.
+    It may have ``pwrite_to_sync(data, offset)`` as well, which is called in place of `pwrite` where `sync` comes next:
+    a storage that gains by it begins to put the bytes on stable storage, and does not wait.
     """
 
     def pread(self, length: int, offset: int, /) -> bytes:
