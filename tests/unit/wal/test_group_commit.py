@@ -113,13 +113,13 @@ def test_what_was_queued_during_a_sync_is_written_at_once_and_in_order() -> None
         threads += in_threads(log, 1, results)
         wait_until(lambda count=count: waiting(log) == count)
     writes: list[int] = []
-    plain = log._appender._pwrite
+    plain = log._appender._pwrite_to_sync
 
     def counted(data: bytes | memoryview, offset: int) -> int:
         writes.append(len(data))
         return plain(data, offset)
 
-    log._appender._pwrite = counted
+    log._appender._pwrite_to_sync = counted
     gate.closed = False
     gate.go.release()
     for thread in threads:
