@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from walsync.wal import EntryId, LogConfig, WriteAheadLog, verify_log
@@ -83,13 +83,15 @@ def single_thread(directory: Path, rounds: int) -> None:
     floor.close()
 
 
-def rate(log: WriteAheadLog, data: bytes, threads: int, seconds: float) -> float:
+def rate(appends: Sequence[Callable[[bytes], object]], data: bytes, seconds: float) -> float:
+    """Commits a second, of a thread for each of `appends`."""
+    threads = len(appends)
     counts = [0] * threads
     stop = threading.Event()
     ready = threading.Barrier(threads + 1)
 
     def run(index: int) -> None:
-        append = log.append
+        append = appends[index]
         ready.wait()
         done = 0
         while not stop.is_set():
@@ -116,7 +118,7 @@ def many_threads(directory: Path, rounds: int) -> None:
     for _ in range(rounds):
         for size in (256, 4096):
             for threads in (1, 2, 4, 16):
-                rates.setdefault((size, threads), []).append(rate(log, os.urandom(size), threads, 0.4))
+                rates.setdefault((size, threads), []).append(rate([log.append] * threads, os.urandom(size), 0.4))
                 release(log)
     for threads in (1, 2, 4, 16):
         line = f"{threads:<12}"

@@ -71,6 +71,7 @@ class ReadEngine:
         """A session's transaction (`nested`: a savepoint of it) begins to use this connection."""
         assert isinstance(connection, ReadConnection)
         connection.state = state
+        state.held = state.session
         if state.direct_reason is None or nested or state.upgrading or not self.is_sqlite:
             return
         driver: Any = connection._dbapi_connection and connection._dbapi_connection.dbapi_connection

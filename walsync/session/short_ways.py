@@ -130,6 +130,7 @@ def after_begin_of(hooks: SessionHooks) -> Callable[[Session, SessionTransaction
             state = session.__dict__.get("_walsync_state")
             entry: Any = transaction._connections[connection]
             if state is not None and state.journal is journal and entry[3]:  # else it is given, see below
+                state.held = session
                 if state.direct_reason is None or not begins_anew:
                     connection.state = state  # type: ignore[attr-defined]
                 else:

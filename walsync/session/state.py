@@ -46,7 +46,8 @@ class SessionState:
     session's task was cancelled when the outcome of the transaction was decided, or being decided; raised at its end.
     `joined`: a connection to the target that the session was given, and works on without the log; `joined_writes`: what
     it asks the connection for at this moment is no read. `wrote_elsewhere`: the transaction has written to an engine
-    that is not the target.
+    that is not the target. `held`: the session, while its transaction uses a connection to the target: who has that one
+    may have nothing else of it.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class SessionState:
         "direct_reason",
         "failed",
         "has_snapshot",
+        "held",
         "joined",
         "joined_writes",
         "journal",
@@ -78,6 +80,7 @@ class SessionState:
         self.direct_reason: str | None = None
         self.wrote = False
         self.has_snapshot = False
+        self.held: Session | None = None
         self.read_stale = False
         self.changed_schema = False
         self.failed: BaseException | None = None
@@ -134,6 +137,7 @@ class SessionState:
         self.direct_reason = None
         self.wrote = False
         self.has_snapshot = False
+        self.held = None
         self.read_stale = False
         self.changed_schema = False
         self.failed = None

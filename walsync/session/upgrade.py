@@ -50,8 +50,8 @@ def upgrade(state: SessionState, reason: str) -> None:
     if not journal.log.control.nothing_waits():
         release_target(state)
         journal.barrier(None)
-    # Whether its session has a connection yet, of whatever engine.
-    transaction: Any = None if state.buffer is not None else state.session_ref()._transaction  # type: ignore[union-attr]
+    transaction: Any = state.session_ref()._transaction  # type: ignore[union-attr]
+    # To the first level that has a connection already, of whatever engine.
     while transaction is not None and not transaction._connections and not transaction.nested:
         transaction = transaction._parent
     if transaction is None and state.buffer is None:
@@ -169,7 +169,8 @@ def _apply(state: SessionState, work: list[tuple[SessionTransaction, list[Change
 def refuse_commit(session: Session) -> None:
     """What a session listens to until its transaction ends that failed on its way to the target."""
     state: SessionState | None = session.__dict__.get(STATE)
-    if state is not None and state.failed is not None:
+    # Once the journal is closed nobody learns of the transaction's end any more.
+    if state is not None and state.failed is not None and not state.journal.closed:
         raise UsageError(
             "this transaction failed while it was moved to the target, and can only be rolled back"
         ) from state.failed

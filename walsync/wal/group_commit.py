@@ -37,7 +37,7 @@ class GroupCommit(Leads):
                 self._refuse()
             try:
                 if type(work) is bytes:
-                    entry_id = appender.write_chunk_entry(work, True)
+                    entry_id = appender.write_chunk_entry(work, to_sync=True)
                 else:
                     entry_id = self._write(work)
                 for place in places:

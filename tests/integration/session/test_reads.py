@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sqlalchemy import (
     event,
     exists,
     func,
+    insert,
     select,
     text,
     union_all,
@@ -155,6 +157,25 @@ def test_a_read_transaction_stays_buffered(journal: walsync.Journal, factory: Fa
         session.commit()
     stats = journal.stats()
     assert (stats.buffered_transactions, stats.direct_transactions) == (2, 0)
+
+
+def test_a_connection_works_when_nothing_else_is_left_of_its_session(
+    journal: walsync.Journal, factory: Factory
+) -> None:
+    fill(factory)
+    connection = factory().connection()
+    gc.collect()
+    assert connection.scalar(select(Author.name)) == "Ada"
+    assert connection.scalar(text("SELECT name FROM author")) == "Ada"
+    connection.execute(insert(Author).values(name="Eve"))
+    connection.commit()
+    assert set(connection.scalars(select(Author.name))) == {"Ada", "Eve"}
+    session = connection.state.session_ref  # type: ignore[attr-defined]
+    connection.close()
+    del connection
+    gc.collect()
+    assert session() is None, "and then the session goes as well"
+    assert journal.stats().direct_reasons == {"SQL text": 1}
 
 
 def test_every_thread_reads_what_it_has_committed(journal: walsync.Journal, factory: Factory) -> None:

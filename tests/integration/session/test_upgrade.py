@@ -333,6 +333,23 @@ def test_an_upgrade_that_finds_the_target_away_cannot_be_committed_either(
     assert not event.contains(session, "before_commit", refuse_commit)
 
 
+def test_a_session_that_failed_at_an_upgrade_works_when_its_journal_is_closed(attach: Attach, factory: Factory) -> None:
+    journal = attach()
+    with factory() as session:
+        session.add(Tag(name="taken"))
+        session.commit()
+        session.add(Tag(name="other"))
+        session.flush()
+        session.execute(insert(Tag).values(name="taken"))
+        with pytest.raises(IntegrityError):
+            session.scalars(select(Tag)).all()
+        journal.close()
+        session.rollback()
+        session.add(Author(name="second"))
+        session.commit()
+    assert names(factory) == ["second"]
+
+
 def test_an_update_of_a_row_that_is_gone_is_stale_at_the_upgrade(journal: walsync.Journal, factory: Factory) -> None:
     from sqlalchemy.orm.exc import StaleDataError
 

@@ -196,7 +196,7 @@ class SharedGroupCommit(SharedLeads):
                         # The posts' entries come behind this one, and so do the marks that they leave.
                         entry_id = self._write_posts_and(work, places, found)
                     else:
-                        entry_id = self._write(work, True)
+                        entry_id = self._write(work, to_sync=True)
                         for place in places:
                             words[place] = entry_id
                         words[GROUP] = 1

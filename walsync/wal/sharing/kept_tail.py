@@ -35,7 +35,7 @@ class KeptTail(SharedTail):
         else:
             words[IN_PROGRESS] = 1
             self._entered = True
-        entry_id = self.own_id = appender.write_chunk_entry(work, True)
+        entry_id = self.own_id = appender.write_chunk_entry(work, to_sync=True)
         for place in places:
             words[place] = entry_id
         segment = appender.segment
