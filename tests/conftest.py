@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Each of them would compile walsync anew otherwise, which takes as long as to import SQLAlchemy.
     """
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", "") and "PYTHONPYCACHEPREFIX" not in os.environ:
+    if "PYTHONPYCACHEPREFIX" not in os.environ and os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         directory = tempfile.mkdtemp(prefix="walsync-bytecode-")
         os.environ["PYTHONPYCACHEPREFIX"] = directory
         config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))

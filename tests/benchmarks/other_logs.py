@@ -31,7 +31,7 @@ Appends = Sequence[Callable[[bytes], object]]
 
 def leveldb(directory: Path, stack: ExitStack) -> Appends | None:
     try:
-        import plyvel  # type: ignore[import-not-found, unused-ignore]
+        import plyvel
     except ImportError:
         print("LevelDB is left out: pip install plyvel")
         return None

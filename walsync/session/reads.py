@@ -97,12 +97,7 @@ class ReadEngine:
         if type(row) is dict:
             # As the unit of work gives them: with the key, as a rule.
             table = statement._annotations.get("_emit_insert_table", statement.table)
-            if not isinstance(table, Table):
-                return statement, parameters
-            # What `generated_key` answers for most tables, without asking it.
-            column = table.primary_key._autoincrement_column
-            if column is None:
-                column = generated_key(table)
+            column = generated_key(table) if isinstance(table, Table) else None
             if column is None or column.key in row:
                 return statement, parameters
         if isinstance(parameters, Mapping):

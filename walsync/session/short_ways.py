@@ -7,12 +7,11 @@ time of a short read. They come to the same answers as the general ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.util import EMPTY_DICT
 
 from walsync.checkpoint.transaction import APPLYING
 from walsync.session.state import MODE, binds_of
@@ -22,15 +21,6 @@ if TYPE_CHECKING:
     from walsync.session.routing import SessionHooks
 
 __all__ = ["after_begin_of", "execute_of", "get_bind_of", "is_given"]
-
-_EXECUTE: Final[Any] = Session.execute
-_IS_KNOWN: Final = _EXECUTE.__code__.co_names == ("_execute_internal",) and set(_EXECUTE.__kwdefaults__) == {
-    "execution_options",
-    "bind_arguments",
-    "_parent_execute_state",
-    "_add_event",
-}
-"""Whether `Session.execute` of this SQLAlchemy does nothing but call the other one with what it was given."""
 
 
 def get_bind_of(hooks: SessionHooks) -> Any:
@@ -43,7 +33,8 @@ def get_bind_of(hooks: SessionHooks) -> Any:
     def get_bind(session: Session, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kw: Any) -> Any:
         state = session.__dict__.get("_walsync_state")
         if not is_plain or bind is not None or session.bind is not target or binds_of(session):
-            if APPLYING in session.info:  # and whatever else this class would look up
+            if APPLYING in session.info:
+                # The checkpointer's: it does not matter what its class would look up.
                 return hooks.get_bind(session, mapper, clause) if bind is None else bind
             bound = own_bind(session, mapper, clause=clause, bind=bind, **kw)
             if bound is not target:
@@ -81,41 +72,6 @@ def execute_of(hooks: SessionHooks) -> Any:
             if state is None or not state.routing_dml:
                 return own_execute(session, statement, params, **kw)
         return hooks.execute(session, statement, params, kw)
-
-    return _short_execute(hooks) if own_execute is Session.execute and _IS_KNOWN else execute
-
-
-def _short_execute(hooks: SessionHooks) -> Any:
-    """The same in place of SQLAlchemy's own, which it need not call: that one only hands on what it gets."""
-
-    def execute(
-        session: Session,
-        statement: Any,
-        params: Any = None,
-        *,
-        execution_options: Any = EMPTY_DICT,
-        bind_arguments: Any = None,
-        _parent_execute_state: Any = None,
-        _add_event: Any = None,
-    ) -> Any:
-        if not isinstance(statement, UpdateBase):
-            state = session.__dict__.get("_walsync_state")
-            if state is None or not state.routing_dml:
-                return session._execute_internal(
-                    statement,
-                    params,
-                    execution_options=execution_options,
-                    bind_arguments=bind_arguments,
-                    _parent_execute_state=_parent_execute_state,
-                    _add_event=_add_event,
-                )
-        given = {
-            "execution_options": execution_options,
-            "bind_arguments": bind_arguments,
-            "_parent_execute_state": _parent_execute_state,
-            "_add_event": _add_event,
-        }
-        return hooks.execute(session, statement, params, given)
 
     return execute
 

@@ -50,7 +50,7 @@ def upgrade(state: SessionState, reason: str) -> None:
     if not journal.log.control.nothing_waits():
         release_target(state)
         journal.barrier(None)
-    transaction: Any = state.session_ref()._transaction  # type: ignore[union-attr]
+    transaction: Any = state.session._transaction
     # To the first level that has a connection already, of whatever engine.
     while transaction is not None and not transaction._connections and not transaction.nested:
         transaction = transaction._parent

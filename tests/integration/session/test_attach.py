@@ -66,7 +66,7 @@ def test_a_session_subclass_with_an_execute_of_its_own(engine: Engine, tmp_path:
     seen: list[dict[str, Any]] = []
 
     class Own(Session):
-        def execute(self, statement: Any, params: Any = None, **kw: Any) -> Any:  # type: ignore[override]
+        def execute(self, statement: Any, params: Any = None, **kw: Any) -> Any:
             seen.append(kw)
             return super().execute(statement, params, **kw)
 

@@ -170,7 +170,7 @@ def test_a_connection_works_when_nothing_else_is_left_of_its_session(
     connection.execute(insert(Author).values(name="Eve"))
     connection.commit()
     assert set(connection.scalars(select(Author.name))) == {"Ada", "Eve"}
-    session = connection.state.session_ref  # type: ignore[attr-defined]
+    session = connection.state.session_ref
     connection.close()
     del connection
     gc.collect()

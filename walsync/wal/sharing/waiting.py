@@ -51,8 +51,11 @@ class SyncWaiting:
         heard = -1
         while True:
             rung = words[bell]
-            # Written when it is durable, and whole: what is read here is, or was a moment ago. It is read first.
-            durable_id = words[DURABLE + 2 + (words[DURABLE] & 1) * 4]
+            # Read first, and of the generation that is valid: the other half may hold what is not durable yet.
+            generation = words[DURABLE]
+            durable_id = words[DURABLE + 2 + (generation & 1) * 4]
+            if words[DURABLE] != generation:
+                durable_id = self._tail.durable()[1]
             state = words[taken]
             if not (state ^ number) & POST_NUMBER_MASK:
                 # 0 when it was refused.

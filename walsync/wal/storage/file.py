@@ -123,7 +123,8 @@ class OpenFile:
             try:
                 _advise(self.descriptor, offset, count, _NOT_NEEDED)
             except OSError:
-                pass  # it was a hint; what is wrong, `sync` will say
+                # What is wrong, `sync` will say. (contextlib.suppress is three calls more, on the path of each commit.)
+                pass
         return count
 
     def _seek_and_read(self, length: int, offset: int) -> bytes:
