@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from inspect import getattr_static
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,17 +41,49 @@ if not set(_OVERRIDDEN) <= set(Connection._execute_context.__code__.co_names):
     )
 
 
+_CLASS_HAS_EVENTS: Final = "_has_events" in vars(Connection)
+"""Whether who listens to the class `Connection` is heard also where nobody listens to an Engine (SQLAlchemy 2.1)."""
+
+
+class _JoinedWhenAsked:
+    """A connection's dispatch, which is joined with its Engine's when somebody first asks for it.
+
+    SQLAlchemy joins them for each connection that it makes, which is a good part of what a short read costs; and where
+    nobody listens, nobody asks. Whoever begins to listen later is heard all the same: a join is a view of both.
+    """
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def __get__(self, connection: Any, owner: Any) -> Any:
+        dispatch = self._own.__get__(connection, owner)
+        if connection is not None:
+            engine = connection.engine
+            if type(engine) is _SessionView:
+                engine = engine._proxied  # nobody listens to a view; SQLAlchemy 2.0 lets nobody join one and listen
+            dispatch = connection.__dict__["dispatch"] = dispatch._join(engine.dispatch)
+        return dispatch
+
+
 class ReadConnection(Connection):
     """A connection to the target that a session reads through, or, once its transaction is direct, works on.
 
     While the transaction is buffered, nothing of it is here: what ends its part on the target (COMMIT, RELEASE) cannot
     fail for the session. `state` is set when the session's transaction begins to use the connection.
 
-    Methods are overridden in place of listening to the Engine's events: for each connection of an Engine that has
-    listeners SQLAlchemy joins two sets of them, which costs a short read more than the barrier does.
+    Methods are overridden in place of listening to the Engine's events: a listener costs each statement several calls.
     """
 
     state: SessionState | None = None
+    dispatch: Any = _JoinedWhenAsked(getattr_static(Connection, "dispatch"))
+
+    def __init__(self, engine: Engine) -> None:
+        # To be made without joining anything, it is told that it has no events.
+        _init(self, engine, None, False)
+        if _CLASS_HAS_EVENTS:
+            del self._has_events
+            if self._has_events and not engine._has_events:
+                self.dispatch.engine_connect(self)
 
     def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
         if isinstance(statement, Insert):
@@ -63,27 +96,25 @@ class ReadConnection(Connection):
         state = self.state
         if state is None or state.upgrading:
             return _exec_single_context(self, dialect, context, statement, parameters)
-        compiled = context.compiled
-        tables = None if compiled is None else compiled.__dict__.get(STATEMENT_TABLES)
+        tables = getattr(context.compiled, STATEMENT_TABLES, None)
         if tables is None:
             pass  # it is new, or not a construct
         elif state.direct_reason is not None:
             if tables.is_plain_dml:
                 state.wrote = True
                 return _exec_single_context(self, dialect, context, statement, parameters)
-        else:
-            buffer = state.buffer
-            if (
-                tables.read_only
-                and not state.read_stale
-                and (buffer is None or not buffer.changes)
-                and "walsync_read" not in context.execution_options
-                and "walsync.read" not in state.session_ref().info  # type: ignore[union-attr]
-                and state.journal.log.control.nothing_waits()
-            ):
-                # What a snapshot that begins now shows is everything.
-                state.has_snapshot = True
-                return _exec_single_context(self, dialect, context, statement, parameters)
+        elif (
+            tables.read_only
+            and not state.read_stale
+            and ((buffer := state.buffer) is None or not buffer.changes)
+            and "walsync_read" not in context.execution_options
+            and (session := state.held) is not None
+            and "walsync.read" not in session.info
+            and state.nothing_waits()
+        ):
+            # What a snapshot that begins now shows is everything.
+            state.has_snapshot = True
+            return _exec_single_context(self, dialect, context, statement, parameters)
         reads = state.journal.reads
         reads.before_statement(self, state, context)
         result = _exec_single_context(self, dialect, context, statement, parameters)
@@ -161,6 +192,7 @@ class ReadConnection(Connection):
                 self.invalidate(error)
 
 
+_init: Final[Any] = Connection.__init__
 _execute: Final[Any] = Connection.execute
 _exec_single_context: Final[Any] = Connection._exec_single_context
 _commit_impl: Final[Any] = Connection._commit_impl

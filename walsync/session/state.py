@@ -64,6 +64,7 @@ class SessionState:
         "joined_writes",
         "journal",
         "last_entry_id",
+        "nothing_waits",
         "read_stale",
         "routing_dml",
         "session_ref",
@@ -75,6 +76,7 @@ class SessionState:
     def __init__(self, session: Session, journal: Journal) -> None:
         self.session_ref = weakref.ref(session)
         self.journal = journal
+        self.nothing_waits = journal.log.control.nothing_waits  # which each read asks
         self.last_entry_id: EntryId | None = None
         self.buffer: TransactionBuffer | None = None
         self.direct_reason: str | None = None

@@ -47,7 +47,7 @@ def upgrade(state: SessionState, reason: str) -> None:
     if state.direct_reason is not None:
         return
     journal = state.journal
-    if not journal.log.control.nothing_waits():
+    if not state.nothing_waits():
         release_target(state)
         journal.barrier(None)
     transaction: Any = state.session._transaction
