@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,37 @@ def test_entries_whose_process_died_before_its_sync_become_durable_all_the_same(
         assert log.wait_durable(EntryId(0), 60)
         assert log.durable_id == 1
         assert not log.wait_durable(EntryId(1), 0.01)
+
+
+def test_who_waits_for_entries_looks_more_rarely_while_no_other_process_has_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_shared(tmp_path / "log") as log, open_shared(tmp_path / "log") as other:
+        log.append(b"mine")
+
+        def pause_s(waited_s: float) -> float:
+            """Until the next look, of one who has waited for so long."""
+            pauses: list[float] = []
+
+            def wait(look: Callable[[], bool | float | None]) -> bool:
+                began = time.monotonic()
+                with monkeypatch.context() as patch:
+                    patch.setattr(time, "monotonic", lambda: began + waited_s)
+                    answer = look()
+                assert type(answer) is float
+                pauses.append(answer)
+                return False
+
+            with monkeypatch.context() as patch:
+                patch.setattr(log._commits.watch, "wait", wait)
+                log.wait_durable(log.last_id, 100.0)
+            return pauses[0]
+
+        assert pause_s(0.0) < 0.01
+        alone_s = pause_s(10.0)
+        other.append(b"another process's")
+        assert pause_s(0.0) < 0.01
+        assert pause_s(10.0) < alone_s <= 0.1
 
 
 def test_a_death_in_any_operation_blocks_nobody_and_leaves_no_trace(tmp_path: Path) -> None:

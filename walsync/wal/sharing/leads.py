@@ -21,7 +21,7 @@ from typing import Final, NoReturn
 
 from walsync.exceptions import LogError, LogPoisonedError
 from walsync.wal.appender import Appender
-from walsync.wal.control_block import GROUP, URGENT
+from walsync.wal.control_block import BOXES_END, GROUP, URGENT
 from walsync.wal.group_commit import GroupCommit
 from walsync.wal.leads import Waiter, chunks_of
 from walsync.wal.sharing.gathering import Gathering
@@ -35,7 +35,9 @@ __all__ = ["SharedLeads"]
 
 _FIRST_LOOK_S: Final = 0.0005
 _LONGEST_LOOK_S: Final = 0.02
-"""How often who waits for entries looks whether another process has made one durable."""
+_LONGEST_LOOK_ALONE_S: Final = 0.1
+"""How often who waits for entries looks whether another process has made one durable: the latter while no other process
+has ever committed to this log since it was opened."""
 
 
 class _AtTail:
@@ -360,7 +362,8 @@ class SharedLeads(GroupCommit):
             if self.refusal is not None:
                 self._refuse()
             now = time.monotonic()
-            left_s = _LONGEST_LOOK_S if timeout is None else timeout - (now - began)
+            longest_s = _LONGEST_LOOK_S if words[BOXES_END] > 1 else _LONGEST_LOOK_ALONE_S
+            left_s = longest_s if timeout is None else timeout - (now - began)
             if words[URGENT] != urgent_id or left_s <= 0:
                 return False
             if tail.written()[1] <= after:
@@ -368,7 +371,7 @@ class SharedLeads(GroupCommit):
             elif now - written_at > tail.orphaned_after_s:
                 is_orphaned = True
                 return False
-            return min(_LONGEST_LOOK_S, _FIRST_LOOK_S + (now - began) / 50, left_s)
+            return min(longest_s, _FIRST_LOOK_S + (now - began) / 50, left_s)
 
         found = self.watch.wait(look)
         return None if is_orphaned else found
