@@ -1,7 +1,11 @@
-"""What it costs to be attached: `python -m tests.benchmarks.attached [--rounds N] [--operations N] [--directory DIR]`.
+"""What it costs to be attached.
+
+    python -m tests.benchmarks.attached [--rounds N] [--operations N] [--directory DIR] [--awake]
 
 Pairs of the same work, each pair's sides done in turn in small rounds; a ratio is the median over the rounds of the two
-medians'. What they should be at most stands beside them.
+medians'. What they should be at most stands beside them. A round takes a few milliseconds: which processor a thread is
+on, and whether that one sleeps between two operations, changes after some ten of them, and is to be the same for both.
+With `--awake` none sleeps (`tests.benchmarks.awake`), and two runs differ by less than 0.01 in most ratios.
 
 *A buffered commit of one row* against the same commit into a journal that throws the change away, and then writes and
 syncs as many bytes as walsync writes for it, by `os.pwrite` and `os.fdatasync`. What is between the two is encoding,
@@ -28,6 +32,7 @@ from sqlalchemy import Engine, ForeignKey, event, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
 import walsync
+from tests.benchmarks.awake import processors_awake
 from tests.benchmarks.commit_latency import WAIT_TIMEOUT_S, Base, Contestant, Reading, commits_of, floor
 from tests.benchmarks.targets import engine_for
 from tests.support.servers import ServerMissingError
@@ -194,12 +199,15 @@ def show(found: list[Pair]) -> None:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=41, help="a figure is the median over them")
-    parser.add_argument("--operations", type=int, default=60, help="in one round of one side of a pair")
+    parser.add_argument("--rounds", type=int, default=123, help="a figure is the median over them")
+    parser.add_argument("--operations", type=int, default=20, help="in one round of one side of a pair")
     parser.add_argument("--directory", default=None, help="where the files go: on the disk that is to be measured")
+    parser.add_argument("--awake", action="store_true", help="keep the processors from sleeping")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="attached-") as made, ExitStack() as stack:
         print(f"{options.rounds} rounds of {options.operations} operations of each side, in {made}")
+        if options.awake:
+            stack.enter_context(processors_awake())
         found = pairs(stack, Path(made))
         for pair in found:
             # One pair after the other: a round that follows others' work would measure how that left the processor.
