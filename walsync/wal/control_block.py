@@ -33,6 +33,7 @@ Words:
     59           1 while somebody has the sync lock
     60           another one whenever somebody wants a lock that another process has
     61           1 while a process keeps both locks, see `walsync.wal.sharing.keeping`
+    62           another one whenever a process that does not apply begins to wait for an entry to be applied
     64 to 127    why the log is poisoned: the length of a text in bytes, and the text
     128          bells: a word for each box, which is another one after each sync that its owner waited for
     512          marks: two tables of 8192 words
@@ -80,6 +81,7 @@ NEXT_HASTE: Final = 58
 SYNCING: Final = 59
 WANTED: Final = 60
 KEPT: Final = 61
+URGED: Final = 62
 POISON_TEXT: Final = 64
 POISON_TEXT_BYTES: Final = 63 * 8
 BELLS: Final = 128

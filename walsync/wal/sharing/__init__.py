@@ -2,9 +2,9 @@
 
 `membership` opens and joins. `tail` lets one at a time write at the log's end, `keeping` and `kept_tail` without asking
 where nobody else wants to. `leads` and `commits` are group commit over processes, through `posts` and after
-`gathering`; `slot_files` and `releases` share the segments' files, and `locks` are what all of them wait for. What the
-processes tell each other lies in the control block (`walsync.wal.control_block`); what must survive them lies in the
-segments alone.
+`gathering`; who applies is woken by `urging`; `slot_files` and `releases` share the segments' files, and `locks` are
+what all of them wait for. What the processes tell each other lies in the control block (`walsync.wal.control_block`);
+what must survive them lies in the segments alone.
 
 Invariants: nothing is durable, written or released because the control block says so, but because the files hold it;
 whoever dies, wherever, leaves locks that the kernel takes back, a tail that the next writer takes up where it was

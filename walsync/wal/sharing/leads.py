@@ -36,8 +36,8 @@ __all__ = ["SharedLeads"]
 _FIRST_LOOK_S: Final = 0.0005
 _LONGEST_LOOK_S: Final = 0.02
 _LONGEST_LOOK_ALONE_S: Final = 0.1
-"""How often who waits for entries looks whether another process has made one durable: the latter while no other process
-has ever committed to this log since it was opened."""
+"""How often who waits for entries looks whether another process has made one durable: the latter while this process
+alone has ever committed, since the log was opened."""
 
 
 class _AtTail:
@@ -87,6 +87,8 @@ class SharedLeads(GroupCommit):
         self.at_tail = _AtTail(tail)
         self._keeping = tail.keeping
         self._keeping.while_nobody_leads = self._while_nobody_leads
+        self.before_waiting: Callable[[], None] | None = None
+        """Called before somebody begins to wait for entries."""
         self._posted: tuple[int, list[Waiter]] | None = None
         """The number of this process's post, and those whose entries it is. For the thread that leads."""
         self._must_write = False
@@ -340,9 +342,12 @@ class SharedLeads(GroupCommit):
         """Wait until an entry after `after` is durable, whoever wrote it, or the time is over.
 
         Returns as well when `wake()` is called, or when somebody begins to wait for an entry to be applied. Entries of
-        this process are noticed at once, those of others by looking: often at first, more and more rarely later.
+        this process are noticed at once, those of others by looking, often at first, more and more rarely later; and
+        at once when somebody begins to wait for one to be applied (`walsync.wal.sharing.urging`).
         """
         began = time.monotonic()
+        if self.before_waiting is not None:
+            self.before_waiting()
         while True:
             found = self._wait_durable(after, began, timeout)
             if found is not None:
@@ -362,7 +367,8 @@ class SharedLeads(GroupCommit):
             if self.refusal is not None:
                 self._refuse()
             now = time.monotonic()
-            longest_s = _LONGEST_LOOK_S if words[BOXES_END] > 1 else _LONGEST_LOOK_ALONE_S
+            is_alone = self._posts.own_box >= 0 and words[BOXES_END] == 1
+            longest_s = _LONGEST_LOOK_ALONE_S if is_alone else _LONGEST_LOOK_S
             left_s = longest_s if timeout is None else timeout - (now - began)
             if words[URGENT] != urgent_id or left_s <= 0:
                 return False

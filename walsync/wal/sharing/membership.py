@@ -50,6 +50,7 @@ from walsync.wal.sharing.posts import Posts
 from walsync.wal.sharing.releases import SegmentList, SharedReleases
 from walsync.wal.sharing.slot_files import SharedSlotFiles
 from walsync.wal.sharing.tail import SharedTail
+from walsync.wal.sharing.urging import Urging
 from walsync.wal.sharing.waiting import SyncWaiting
 from walsync.wal.storage.protocol import SharedLock, SharedWords, Storage, StorageShare
 
@@ -75,14 +76,16 @@ _MAX_LOOKS: Final = 1000
 class _Membership:
     """The share of the lock that says who is here, and whatever else ends with it."""
 
-    def __init__(self, here: SharedLock, lease: ProcessLease, tail: SharedTail, posts: Posts) -> None:
+    def __init__(self, here: SharedLock, lease: ProcessLease, urging: Urging, tail: SharedTail, posts: Posts) -> None:
         self._here = here
         self._lease = lease
+        self._urging = urging
         self._tail = tail
         self._posts = posts
 
     def release(self) -> None:
         """Leave."""
+        self._urging.stop()
         self._lease.close()
         self._tail.close()
         self._posts.close()
@@ -94,6 +97,7 @@ class _Membership:
         self._here.reopen()
         self._here.try_shared()
         self._lease.forget_in_child()
+        self._urging.forget_in_child()
 
 
 def open_shared(
@@ -337,8 +341,10 @@ class _Builder:
         )
         appender.take_from(pool, releases.add_segment)
         lease = ProcessLease(share.lock(LEASE_LOCK))
+        urging = Urging(words, bells, applies=lambda: lease.held, wake=commits.wake, notify=commits.watch.notify)
+        commits.before_waiting = urging.attend
         return LogParts(
-            membership=_Membership(self._here, lease, tail, posts),
+            membership=_Membership(self._here, lease, urging, tail, posts),
             uuid=opened.checkpoint_file.slot.log_uuid,
             appender=appender,
             pool=pool,
@@ -351,7 +357,7 @@ class _Builder:
             written=tail.written,
             written_stamp=partial(words.__getitem__, TAIL),
             is_before=tail.is_before,
-            ring=commits.wake,
+            ring=urging.urge,
             torn_bytes=opened.torn_bytes,
             recovered_here=recovered_here,
             shared=True,
