@@ -51,7 +51,6 @@ __all__ = [
     "decode_tables",
     "encode_change_set",
     "encode_changes",
-    "encode_rows",
     "encode_shape",
 ]
 
@@ -268,21 +267,17 @@ def encode_change_set(change_set: ChangeSet) -> list[bytes]:
 def encode_changes(commit_time_ns: int, origin: str, metadata: Mapping[str, Any], changes: list[Change]) -> list[bytes]:
     """`encode_change_set` for what a `ChangeSet` consists of."""
     if len(changes) == 1:
+        # By far the most frequent form, and on the path of every commit.
         (only,) = changes
         if type(only) is RowChanges and len(only.rows) <= CHUNK_ROWS:
-            return [encode_rows(commit_time_ns, origin, metadata, only)]
+            row_document = [only.header or encode_shape(only), only.must_match, only.rows]
+            header = [FORMAT, commit_time_ns, origin, metadata, [row_document]]
+            try:
+                return [ormsgpack.packb(header, _encode_value, _OPTIONS)]
+            except (NotCapturedError, TypeError, ValueError):
+                # Tried again, or said what is wrong with it.
+                return [_pack(header)]
     return _encode_split([FORMAT, commit_time_ns, origin, metadata], changes)
-
-
-def encode_rows(commit_time_ns: int, origin: str, metadata: Mapping[str, Any], change: RowChanges) -> bytes:
-    """The one chunk of an entry that is one change of up to `CHUNK_ROWS` rows: by far the most frequent form."""
-    row_document = [change.header or encode_shape(change), change.must_match, change.rows]
-    header = [FORMAT, commit_time_ns, origin, metadata, [row_document]]
-    try:
-        return ormsgpack.packb(header, _encode_value, _OPTIONS)
-    except (NotCapturedError, TypeError, ValueError):
-        # Tried again, or said what is wrong with it.
-        return _pack(header)
 
 
 def _encode_split(header: list[Any], changes: list[Change]) -> list[bytes]:

@@ -25,7 +25,6 @@ __all__ = ["Backlog"]
 _logger: Final = logging.getLogger("walsync.checkpoint")
 
 _WARN_AT: Final = 0.8
-_LOOK_AGAIN: Final[tuple[float, float]] = (-1, -1)
 _CALM_AT: Final = 0.7
 """Below this share of both bounds the warning may be given again."""
 
@@ -43,12 +42,12 @@ class Backlog:
         self._max_entries = config.max_backlog_entries
         self._warn_bytes = config.max_backlog_bytes * _WARN_AT
         self._warn_entries = config.max_backlog_entries * _WARN_AT
-        self.is_before = log.is_before
-        self.room_until = _LOOK_AGAIN
-        """Position and entry up to which the log may grow before it has to be looked at again. Replaced whole."""
+        self.room_until: tuple[float, float] = (-1, -1)
+        """Position and entry up to which the log may grow before it has to be looked at again, unless it `is_warned`.
+        Replaced whole."""
         self._timeout_s = config.backlog_timeout_s
         # Two threads may both see False and both warn; that is all that can happen, so no lock.
-        self._is_warned = False
+        self.is_warned = False
 
     def admit(self, waited_s: float = 0.0) -> None:
         """Returns when there is room for an entry. Blocks up to `backlog_timeout_s`, then raises `BacklogFullError`.
@@ -59,9 +58,8 @@ class Backlog:
         log = self._log
         position, entry_id = log.released
         if log.backlog_bytes < self._warn_bytes and log.backlog_entries < self._warn_entries:
-            if self._is_warned:
+            if self.is_warned:
                 self._settle()
-                return
             # What was released stays released: until then there is room, however much is released meanwhile.
             self.room_until = (position + self._warn_bytes, entry_id + self._warn_entries)
             return
@@ -88,7 +86,7 @@ class Backlog:
             self._log.backlog_bytes < self._max_bytes * _CALM_AT
             and self._log.backlog_entries < self._max_entries * _CALM_AT
         ):
-            self._is_warned = False
+            self.is_warned = False
 
     def _full(self) -> bool:
         return self._log.backlog_bytes >= self._max_bytes or self._log.backlog_entries >= self._max_entries
@@ -97,10 +95,9 @@ class Backlog:
         return not self._full()
 
     def _warn(self) -> None:
-        self.room_until = _LOOK_AGAIN
-        if self._is_warned:
+        if self.is_warned:
             return
-        self._is_warned = True
+        self.is_warned = True
         _logger.warning(
             "the backlog has reached %s; at its bound commits block for up to %g s and are then refused",
             self._size(),

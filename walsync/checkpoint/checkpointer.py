@@ -401,9 +401,9 @@ class SQLAlchemyCheckpointer(Checkpointer, EventSource):
             self._progress.raise_if_failed()
         if self._dormant:
             self._wake_up()
-        backlog = self._backlog
+        backlog, log = self._backlog, self._log
         # On the path of each commit, where a call costs a microsecond: what `admit` looks at first is looked at here.
-        if backlog is not None and not backlog.is_before(*backlog.room_until):
+        if backlog is not None and log is not None and (backlog.is_warned or not log.is_before(*backlog.room_until)):
             backlog.admit(waited_s)
 
     def check_watermark(self, log: WriteAheadLog | None = None) -> bool:

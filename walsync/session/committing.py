@@ -19,8 +19,8 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from walsync.changes import ChangeSet, RowChanges, TableName
-from walsync.changes.codec import CHUNK_ROWS, encode_changes, encode_rows
+from walsync.changes import ChangeSet, TableName
+from walsync.changes.codec import encode_changes
 from walsync.changes.model import Change, tables_of
 from walsync.checkpoint import SQLAlchemyCheckpointer
 from walsync.checkpoint.events import EventSource
@@ -99,29 +99,23 @@ class Committer:
                     metadata, durability = _settings(session.info)
             changes = buffer.changes
             commit_time_ns = self._clock_ns()
-            only = changes[0] if len(changes) == 1 else None
-            if type(only) is not RowChanges or len(only.rows) > CHUNK_ROWS:
-                only = None
-            tables = tables_of(changes) if only is None else only.written
-            known, written = self._relations.known, self._written
+            tables, known = tables_of(changes), self._relations.known
+            written = self._written
             # Of one shape of changes the tables are always the same object.
             if written[0] is not tables or written[1] is not known:
                 written = self._note_written(tables, known)
+            chunks = encode_changes(commit_time_ns, self.origin, metadata, changes)
             cancelled: asyncio.CancelledError | None = None
-            awaited = self._bridge.is_async and self._bridge.is_needed
-            if only is not None and durability is None and not awaited and not self._versions.concerns_rows(only):
-                chunk = encode_rows(commit_time_ns, self.origin, metadata, only)
-                self._checkpointer.admit()
-                entry_id = self._log.append_chunk(chunk, written[3])
+            # An unknown durability is refused by the log, before anything is written.
+            if self._bridge.is_async and self._bridge.is_needed:
+                entry_id, cancelled = self._append_awaited(changes, chunks, durability, written[2])
+                if state is not None and cancelled is not None:
+                    state.cancelled = cancelled
             else:
-                # An unknown durability is refused by the log, before anything is written.
-                chunks = encode_changes(commit_time_ns, self.origin, metadata, changes)
-                if awaited:
-                    entry_id, cancelled = self._append_awaited(changes, chunks, durability, written[2])
-                    if state is not None and cancelled is not None:
-                        state.cancelled = cancelled
+                self._checkpointer.admit()
+                if len(chunks) == 1 and durability is None and not self._versions.concerns(changes):
+                    entry_id = self._log.append_chunk(chunks[0], written[3])
                 else:
-                    self._checkpointer.admit()
                     append = partial(self._log.append, *chunks, durability=durability, marks=written[2])
                     entry_id = self._versions.append(changes, self._has_version, append)
             if not self._slot_from_ns <= commit_time_ns < self._slot_to_ns:

@@ -151,22 +151,17 @@ class VersionGuard:
 
     def concerns(self, changes: Sequence[Change]) -> bool:
         """Whether there is a version in these changes, or what was remembered may become untrue by them."""
+        known = self._versions
         for change in changes:
             if isinstance(change, RowChanges):
-                if self.concerns_rows(change):
+                places = change.places
+                if places is not None and places.expected is not None and change.must_match and self._rows_max:
                     return True
-            elif (change.row is not None and self._rows_max) or not self._versions.keys().isdisjoint(change.tables):
+                if known and (change.table in known or not known.keys().isdisjoint(change.acts_on)):
+                    return True
+            elif (change.row is not None and self._rows_max) or not known.keys().isdisjoint(change.tables):
                 return True
         return False
-
-    def concerns_rows(self, change: RowChanges) -> bool:
-        """`concerns` of one change of rows."""
-        if change.must_match:
-            places = change.places
-            if places is not None and places.expected is not None and self._rows_max:
-                return True
-        known = self._versions
-        return bool(known) and (change.table in known or not known.keys().isdisjoint(change.acts_on))
 
     def _steps(self, changes: Sequence[Change]) -> Iterator[_Step]:
         for change in changes:

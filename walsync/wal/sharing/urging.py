@@ -101,7 +101,7 @@ class Urging:
         with self._lock:
             self._stopping = True
             thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        if thread is None:
             return
         deadline = time.monotonic() + _STOP_S
         while thread.is_alive() and time.monotonic() < deadline:
