@@ -30,7 +30,7 @@ from walsync.journal import table_name
 from walsync.journal.plan import missing_key
 from walsync.session.flush_keys import FlushKeys
 from walsync.session.short_ways import after_begin_of, execute_of, get_bind_of, is_given
-from walsync.session.state import MODE, NOT_JOURNALED, SessionState, mode_of, state_of
+from walsync.session.state import ANOTHER_ENGINE, MODE, NOT_JOURNALED, SessionState, mode_of, state_of
 from walsync.session.upgrade import refuse_commit, upgrade
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["TWO_PHASE", "SessionHooks", "direct"]
 
 OWN_CONNECTION: Final = "bound to a connection"
-ANOTHER_ENGINE: Final = "writes to another engine as well"
 TWO_PHASE: Final = (
     "two-phase sessions cannot be attached: their transactions have more than one commit point. Give the transactions "
     "that need two-phase commit a sessionmaker of their own, which is not attached"

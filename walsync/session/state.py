@@ -22,7 +22,7 @@ from walsync.wal import EntryId
 if TYPE_CHECKING:
     from walsync.session.journal import Journal
 
-__all__ = ["NOT_JOURNALED", "STATE", "SessionState", "binds_of", "state_of"]
+__all__ = ["ANOTHER_ENGINE", "NOT_JOURNALED", "STATE", "SessionState", "binds_of", "state_of"]
 
 STATE: Final = "_walsync_state"
 """Where a session keeps its state."""
@@ -31,6 +31,9 @@ MODE: Final = "walsync.mode"
 
 NOT_JOURNALED: Final = "class that is not journaled"
 """Why a transaction becomes direct that writes what is not in `include`, or in `exclude`."""
+
+ANOTHER_ENGINE: Final = "writes to another engine as well"
+"""Why one does that has a commit point there."""
 
 
 class SessionState:
@@ -127,11 +130,17 @@ class SessionState:
             forward(self)
             return
         scope = self.journal.scope
-        if not scope.is_everything and self.buffer is not None and not scope.has_change(self.buffer.changes[-1]):
+        if self.wrote_elsewhere:
+            # The flush had asked for both connections before it wrote anything.
+            reason = ANOTHER_ENGINE
+        elif not scope.is_everything and self.buffer is not None and not scope.has_change(self.buffer.changes[-1]):
             # Nobody could tell before: rows of an association, of a bulk insert, of an orphan.
-            from walsync.session.upgrade import upgrade
+            reason = NOT_JOURNALED
+        else:
+            return
+        from walsync.session.upgrade import upgrade
 
-            upgrade(self, NOT_JOURNALED)
+        upgrade(self, reason)
 
     def reset(self) -> None:
         """The outermost transaction has ended."""

@@ -192,6 +192,19 @@ def a_get_bind_of_its_own_for_both(session: Session) -> None:
     session.add_all([Author(label="new"), Audit(label="new")])
 
 
+class Sharding(Session):
+    """Of one class, some objects lie where `Outside` is bound to, as with SQLAlchemy's `ShardedSession`."""
+
+    def connection_callable(self, mapper: Any, instance: Any = None, **keywords: Any) -> Any:
+        lies_outside = getattr(instance, "name", "").startswith("far")
+        return self.connection(bind_arguments={"mapper": Outside if lies_outside else mapper})
+
+
+@direct(BOTH, TWO, elsewhere=(Outside,), session_class=Sharding)
+def rows_of_one_class_in_both(session: Session) -> None:
+    session.add_all([Tag(name="near"), Tag(name="far")])
+
+
 @error("several engines, and no `target=`", walsync.AttachError, "target=", attaches=True)
 def no_engine_is_named(target: Engine, directory: Path) -> None:
     walsync.attach(sessionmaker(target, binds={Outside: create_engine("sqlite://")}), directory)
