@@ -21,6 +21,7 @@ from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.sql.dml import Insert
 
 from walsync.exceptions import UsageError
+from walsync.session.options import OPTIONS, TRANSLATE, meaning
 from walsync.session.upgrade import begin_for_savepoint, upgrade
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class ReadConnection(Connection):
     """
 
     state: SessionState | None = None
+    options: frozenset[str] = frozenset()
+    """The names of the execution options that it was given, of those that say what its statements mean."""
     dispatch: Any = _JoinedWhenAsked(getattr_static(Connection, "dispatch"))
 
     def __init__(self, engine: Engine) -> None:
@@ -85,10 +88,23 @@ class ReadConnection(Connection):
             if self._has_events and not engine._has_events:
                 self.dispatch.engine_connect(self)
 
+    def execution_options(self, **options: Any) -> Connection:
+        """Of this connection, from now on."""
+        given = meaning(options, self.dialect)
+        if given:
+            state = self.state
+            if state is not None and not state.is_direct:
+                if state.has_changes:
+                    # They are to be executed without.
+                    upgrade(state, OPTIONS)
+                state.options |= given
+            self.options |= given
+        return super().execution_options(**options)
+
     def execute(self, statement: Any, parameters: Any = None, *, execution_options: Any = None) -> Any:
         if isinstance(statement, Insert):
             state = self.state
-            if state is not None and not state.upgrading:
+            if state is not None and not state.upgrading and TRANSLATE not in self.options:
                 statement, parameters = state.journal.reads.with_keys(state, statement, parameters)
         return _execute(self, statement, parameters, execution_options=execution_options)
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapper, Session
 
 from walsync.checkpoint.transaction import APPLYING
 from walsync.journal.plan import generated_key
+from walsync.session.options import TRANSLATE
 from walsync.session.state import SessionState, binds_of, mode_of, state_of
 
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ class FlushKeys:
             binds = {}  # each mapper may have its own
         else:
             bound = self._get_bind(session)
-            if bound is not self._journal.target and not self._hooks.is_of_target(bound):
+            if bound is not self._journal.target and not self._has_keys(bound):
                 return
         state = state_of(session, self._journal)
+        if TRANSLATE in state.options:
+            return  # their tables are others than those that keys are reserved for
         if len(keyless) > 1:
             keyless.sort(key=_insert_order)
         scope = self._journal.scope
@@ -62,12 +65,16 @@ class FlushKeys:
                 if mapper not in binds:
                     binds[mapper] = self._get_bind(session, mapper)
                 bound = binds[mapper]
-                if bound is not self._journal.target and not self._hooks.is_of_target(bound):
+                if bound is not self._journal.target and not self._has_keys(bound):
                     continue
             if is_direct and column.identity is not None and column.identity.always:
                 continue  # it takes no key but its own, and gives it out itself
             # As SQLAlchemy does with a key that the database made, but before the INSERT.
             obj_state.dict[attribute] = self._next_key(state, column, bound)
+
+    def _has_keys(self, bound: Any) -> bool:
+        """Whether keys are reserved for the tables that are meant there: by an Engine or Connection of its own."""
+        return self._hooks.is_of_target(bound) and TRANSLATE not in bound.get_execution_options()
 
     def _next_key(self, state: SessionState, column: Any, bound: Any) -> int:
         journal = self._journal

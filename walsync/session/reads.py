@@ -39,6 +39,7 @@ from walsync.journal.statements import with_keys_in_rows
 from walsync.journal.tables import without_lambda
 from walsync.journal.watching import seen_by, watching_compiler
 from walsync.session.connection import STATEMENT_TABLES, ReadConnection, session_view
+from walsync.session.options import OPTIONS, TRANSLATE
 from walsync.session.state import SessionState
 from walsync.session.upgrade import begin_anew, release_snapshot, upgrade, wait_without_locks
 
@@ -88,10 +89,10 @@ class ReadEngine:
         """An INSERT that runs on the target takes the key that it leaves open from the reserved blocks as well.
 
         The database's own next key may be reserved for somebody else's entry that is not applied yet. PostgreSQL's
-        sequences give each key once and need no help; INSERT ... SELECT cannot be helped. What SQLAlchemy would refuse
-        as parameters is given back as it is.
+        sequences give each key once and need no help; INSERT ... SELECT cannot be helped, and for a table in a schema
+        that is translated no keys are reserved. What SQLAlchemy would refuse as parameters is given back as it is.
         """
-        if not self._gives_keys or statement.select is not None:
+        if not self._gives_keys or statement.select is not None or TRANSLATE in statement._execution_options:
             return statement, parameters
         row = parameters[0] if type(parameters) is list and parameters else parameters
         if type(row) is dict:
@@ -254,6 +255,8 @@ def _reason(compiled: Any) -> str:
         return "SELECT ... FOR UPDATE"
     if getattr(statement, "_returning", ()) or getattr(compiled.statement, "_returning", ()):
         return "RETURNING"
+    if compiled.schema_translate_map:
+        return OPTIONS
     for kind, name in ((Insert, "INSERT"), (Update, "UPDATE"), (Delete, "DELETE")):
         if isinstance(statement, kind):
             # Of a mapped class it is an annotated subclass.

@@ -23,12 +23,15 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.dml import Insert, Update, UpdateBase
 from sqlalchemy.sql.selectable import SelectBase
+from sqlalchemy.util import warn
 
 from walsync.checkpoint.transaction import APPLYING
 from walsync.exceptions import AttachError
 from walsync.journal import table_name
 from walsync.journal.plan import missing_key
+from walsync.session.connection import ReadConnection
 from walsync.session.flush_keys import FlushKeys
+from walsync.session.options import OPTIONS, TRANSLATE
 from walsync.session.short_ways import after_begin_of, execute_of, get_bind_of, is_given
 from walsync.session.state import ANOTHER_ENGINE, MODE, NOT_JOURNALED, SessionState, mode_of, state_of
 from walsync.session.upgrade import refuse_commit, upgrade
@@ -122,19 +125,21 @@ class SessionHooks:
             upgrade(state, "asked for")
             return False
         if isinstance(clause, UpdateBase):
-            return self._records(clause) and not self._has_two_commit_points(state)
+            return self._records(clause) and not self._must_be_direct(state)
         # With a statement it is a read, also in the middle of a flush: relationships are loaded there.
         if clause is None and (session._flushing or state.routing_dml):
             if mapper is None or not self._writes_others(session, mapper):
-                return not self._has_two_commit_points(state)
+                return not self._must_be_direct(state)
             upgrade(state, NOT_JOURNALED)
         return False
 
-    def _has_two_commit_points(self, state: SessionState) -> bool:
-        """Whether the transaction has written to another engine: what it writes to the target is direct then."""
+    def _must_be_direct(self, state: SessionState) -> bool:
+        """Whether the transaction, which is about to write, cannot be buffered for what it did before; direct then."""
         if state.wrote_elsewhere:
             upgrade(state, ANOTHER_ENGINE)
-        return state.wrote_elsewhere
+        elif state.options:
+            upgrade(state, OPTIONS)
+        return state.is_direct
 
     def elsewhere(self, session: Session, clause: Any, bound: Any) -> Any:
         """The Engine or Connection for what is bound to something else than the target's Engine itself.
@@ -208,6 +213,7 @@ class SessionHooks:
         table = statement.table
         return (
             not statement._returning
+            and TRANSLATE not in statement._execution_options
             and isinstance(table, Table)
             and self.journal.scope.has_table(table_name(table))
             and not getattr(statement, "_independent_ctes", ())
@@ -232,6 +238,10 @@ class SessionHooks:
                     return self.own_execute(session, statement, params, **kw)
             return self.own_execute(session, statement, params, **kw)
         state = state_of(session, self.journal)
+        options = kw.get("execution_options")
+        if options and TRANSLATE in options:
+            # Where it is seen by all that decide about the statement.
+            statement = statement.execution_options(**{TRANSLATE: options[TRANSLATE]})
         counted = isinstance(statement, Update) and isinstance(params, (list, tuple)) and not statement._where_criteria
         with _routing(state, dml=self._records(statement), counted=counted):
             result = self.own_execute(session, statement, params, **kw)
@@ -257,7 +267,10 @@ class SessionHooks:
         elif APPLYING in session.info:
             return
         elif engine is journal.read_engine and not is_given(transaction, connection):
-            journal.reads.enroll(connection, state_of(session, journal), nested=transaction.nested)
+            state = state_of(session, journal)
+            if not transaction.nested:
+                _take_options(state, connection)
+            journal.reads.enroll(connection, state, nested=transaction.nested)
         elif self.is_of_target(connection):
             self._join(state_of(session, journal), connection)
 
@@ -271,6 +284,20 @@ class SessionHooks:
                 state.reset()
                 if cancelled is not None:
                     raise cancelled
+
+
+def _take_options(state: SessionState, connection: Connection) -> None:
+    """The session's connection was opened, maybe with execution options."""
+    assert isinstance(connection, ReadConnection)
+    if not connection.options:
+        return
+    if state.buffer is None:
+        state.options = connection.options
+        return
+    # The session has begun to write. Without the log it has this connection since then, and SQLAlchemy ignores these.
+    connection._execution_options = connection.engine._execution_options
+    connection.options = frozenset()
+    warn("Connection is already established for the given bind; execution_options ignored")
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def get_bind_of(hooks: SessionHooks) -> Any:
                 if not isinstance(clause, UpdateBase):
                     return read_engine
             elif session._flushing:
-                if everything:
+                if everything and not state.options:
                     return journal_engine
             elif not state.routing_dml:
                 return read_engine
@@ -85,7 +85,12 @@ def after_begin_of(hooks: SessionHooks) -> Callable[[Session, SessionTransaction
         if connection.engine is read_engine:
             state = session.__dict__.get("_walsync_state")
             entry: Any = transaction._connections[connection]
-            if state is not None and state.journal is journal and entry[3]:  # else it is given, see below
+            if (
+                state is not None
+                and state.journal is journal
+                and entry[3]  # else it is given, see below
+                and not connection.options  # type: ignore[attr-defined]
+            ):
                 state.held = session
                 if state.direct_reason is None or not begins_anew:
                     connection.state = state  # type: ignore[attr-defined]

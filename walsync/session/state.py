@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from walsync.exceptions import UsageError
 from walsync.journal import TransactionBuffer
+from walsync.session.options import meaning
 from walsync.wal import EntryId
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class SessionState:
     `joined`: a connection to the target that the session was given, and works on without the log; `joined_writes`: what
     it asks the connection for at this moment is no read. `wrote_elsewhere`: the transaction has written to an engine
     that is not the target. `held`: the session, while its transaction uses a connection to the target: who has that one
-    may have nothing else of it.
+    may have nothing else of it. `options`: the names of execution options that the log does not carry, and that the
+    transaction is to be done with; `session_options`: those that the session was made with (SQLAlchemy 2.1).
     """
 
     __slots__ = (
@@ -68,8 +70,10 @@ class SessionState:
         "journal",
         "last_entry_id",
         "nothing_waits",
+        "options",
         "read_stale",
         "routing_dml",
+        "session_options",
         "session_ref",
         "upgrading",
         "wrote",
@@ -85,6 +89,8 @@ class SessionState:
         self.direct_reason: str | None = None
         self.wrote = False
         self.has_snapshot = False
+        self.session_options = meaning(getattr(session, "execution_options", ()), journal.target.dialect)
+        self.options = self.session_options
         self.held: Session | None = None
         self.read_stale = False
         self.changed_schema = False
@@ -148,6 +154,7 @@ class SessionState:
         self.direct_reason = None
         self.wrote = False
         self.has_snapshot = False
+        self.options = self.session_options
         self.held = None
         self.read_stale = False
         self.changed_schema = False

@@ -12,13 +12,14 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    inspect,
     lambda_stmt,
     literal,
     select,
     text,
     update,
 )
-from sqlalchemy.orm import Session, aliased, with_loader_criteria
+from sqlalchemy.orm import Session, aliased, sessionmaker, with_loader_criteria
 
 from tests.contract.captured.case_unit_of_work import one
 from tests.contract.captured.model import Author, Book, Box, Engineer, Manager, Person, Seat, Tag, book_tag
@@ -376,9 +377,53 @@ def tuples_are_compared(session: Session) -> None:
     )
 
 
-@error("`schema_translate_map`", NotCapturedError, "give the table its schema")
-def a_schema_is_translated(session: Session) -> None:
-    session.execute(insert(Tag), [{"name": "x"}], execution_options={"schema_translate_map": {None: "main"}})
+OPTIONS = "execution options"
+TRANSLATED = (
+    "`schema_translate_map`, given to a statement, to `session.connection()`, or to the session (SQLAlchemy 2.1)"
+)
+
+
+@direct(TRANSLATED, OPTIONS)
+def the_schema_of_a_statement_is_translated(session: Session) -> Any:
+    session.execute(insert(Tag), [{"name": "x"}], execution_options=_translated(session))
+    return session.scalars(select(Tag.name).execution_options(**_translated(session)).order_by(Tag.name)).all()
+
+
+@direct(TRANSLATED, OPTIONS, makes_sessions=True)
+def the_schema_of_a_connection_is_translated(factory: sessionmaker[Session]) -> Any:
+    with factory.begin() as session:
+        session.connection(execution_options=_translated(session))
+        session.add(Tag(name="x"))
+        session.flush()
+        session.execute(update(Tag).values(weight=Tag.weight + 1))
+        return session.scalars(select(Tag.name).order_by(Tag.name)).all()
+
+
+@direct(TRANSLATED, OPTIONS)
+def the_schema_of_a_connection_is_translated_later(session: Session) -> None:
+    session.add(Tag(name="x"))
+    session.flush()
+    session.connection().execution_options(**_translated(session))
+    session.add(Tag(name="y"))
+
+
+def _translated(session: Session) -> dict[str, Any]:
+    """From the default schema to the same one, by its name."""
+    assert session.bind is not None
+    return {"schema_translate_map": {None: inspect(session.bind).default_schema_name}}
+
+
+TOLD = (
+    "`session.connection(execution_options=...)` with an isolation level, or another option that the database is told"
+)
+
+
+@direct(TOLD, OPTIONS, makes_sessions=True)
+def an_isolation_level(factory: sessionmaker[Session]) -> str:
+    with factory.begin() as session:
+        level: str = session.connection(execution_options={"isolation_level": "SERIALIZABLE"}).get_isolation_level()
+        session.add(Tag(name="x"))
+        return level
 
 
 @buffered("other server defaults, Computed columns")
