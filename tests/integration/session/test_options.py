@@ -122,6 +122,10 @@ def of_a_statement(factory: sessionmaker[Session]) -> Any:
 
 
 def of_a_given_connection(factory: sessionmaker[Session]) -> Any:
+    with factory() as session:
+        # Keys of the other table are reserved by now.
+        session.add(Guest(name="of no tenant"))
+        session.commit()
     engine: Engine = factory.kw["bind"]
     with engine.connect().execution_options(**TRANSLATED) as connection, factory(bind=connection) as session:
         session.add_all([Guest(name="one"), Guest(name="two")])
@@ -166,7 +170,7 @@ def test_what_is_translated_goes_where_it_is_meant(
             with walsync.attach(factory, tmp_path / "log") as journal:
                 result = program(factory)
                 journal.wait_applied(timeout=60)
-                assert journal.stats().direct_transactions
+                assert sum(journal.stats().direct_reasons.values())
         else:
             result = program(sessionmaker(engine))
         results.append((result, names(engine)))
