@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["TWO_PHASE", "SessionHooks", "direct"]
 
 OWN_CONNECTION: Final = "bound to a connection"
+MADE_VERSION: Final = "version made by the database"
 TWO_PHASE: Final = (
     "two-phase sessions cannot be attached: their transactions have more than one commit point. Give the transactions "
     "that need two-phase commit a sessionmaker of their own, which is not attached"
@@ -128,9 +129,12 @@ class SessionHooks:
             return self._records(clause) and not self._must_be_direct(state)
         # With a statement it is a read, also in the middle of a flush: relationships are loaded there.
         if clause is None and (session._flushing or state.routing_dml):
-            if mapper is None or not self._writes_others(session, mapper):
+            if mapper is not None and self._writes_others(session, mapper):
+                upgrade(state, NOT_JOURNALED)
+            elif session._flushing and _target_makes_version(mapper):
+                upgrade(state, MADE_VERSION)
+            else:
                 return not self._must_be_direct(state)
-            upgrade(state, NOT_JOURNALED)
         return False
 
     def _must_be_direct(self, state: SessionState) -> bool:
@@ -284,6 +288,16 @@ class SessionHooks:
                 state.reset()
                 if cancelled is not None:
                     raise cancelled
+
+
+def _target_makes_version(mapper: Any) -> bool:
+    """Whether nobody can know a version of this class's objects before the database has made it."""
+    if getattr(mapper, "version_id_generator", None) is not False:
+        return False
+    column = inspect(mapper).version_id_col
+    return column is not None and (
+        getattr(column, "system", False) or column.server_default is not None or column.server_onupdate is not None
+    )
 
 
 def _take_options(state: SessionState, connection: Connection) -> None:

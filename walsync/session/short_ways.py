@@ -53,7 +53,11 @@ def get_bind_of(hooks: SessionHooks) -> Any:
                 if not isinstance(clause, UpdateBase):
                     return read_engine
             elif session._flushing:
-                if everything and not state.options:
+                if (
+                    everything
+                    and not state.options
+                    and getattr(mapper, "version_id_generator", None) is not False  # else the database may make it
+                ):
                     return journal_engine
             elif not state.routing_dml:
                 return read_engine

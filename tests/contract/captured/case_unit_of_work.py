@@ -19,6 +19,7 @@ from tests.contract.captured.model import (
     Parent,
     Person,
     Seat,
+    Stamp,
     Tag,
     Truck,
     Vehicle,
@@ -152,6 +153,16 @@ def a_row_with_a_version(session: Session) -> Any:
     clicks.n += 1
     session.flush()
     return clicks.version
+
+
+@direct("`version_id_col` whose versions the database makes", "version made by the database")
+def a_row_with_a_version_of_the_database(session: Session) -> Any:
+    stamp = Stamp(label="new")
+    session.add(stamp)
+    session.flush()
+    stamp.n = 1
+    session.flush()
+    return stamp.version
 
 
 KEYS = "changed primary keys, composite and natural keys"

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Computed,
     DateTime,
     Engine,
+    FetchedValue,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -138,6 +139,17 @@ class Counter(Base):
     n: Mapped[int] = mapped_column(default=0)
     version: Mapped[int] = mapped_column()
     __mapper_args__ = {"version_id_col": version}
+
+
+class Stamp(Base):
+    """Its version is the database's to make."""
+
+    __tablename__ = "stamp"
+    id: Mapped[int] = key()
+    label: Mapped[str] = label()
+    n: Mapped[int] = mapped_column(default=0)
+    version: Mapped[int] = mapped_column(server_default="1", server_onupdate=FetchedValue())
+    __mapper_args__ = {"version_id_col": version, "version_id_generator": False}
 
 
 class Seat(Base):
