@@ -128,8 +128,9 @@ class SessionHooks:
         if isinstance(clause, UpdateBase):
             return self._records(clause) and not self._must_be_direct(state)
         # With a statement it is a read, also in the middle of a flush: relationships are loaded there.
-        if clause is None and (session._flushing or state.routing_dml):
-            if mapper is not None and self._writes_others(session, mapper):
+        # Without a class it is a listener that asks, in the middle of a flush.
+        if clause is None and mapper is not None and (session._flushing or state.routing_dml):
+            if self._writes_others(session, mapper):
                 upgrade(state, NOT_JOURNALED)
             elif session._flushing and _target_makes_version(mapper):
                 upgrade(state, MADE_VERSION)

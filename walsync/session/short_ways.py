@@ -55,6 +55,7 @@ def get_bind_of(hooks: SessionHooks) -> Any:
             elif session._flushing:
                 if (
                     everything
+                    and mapper is not None
                     and not state.options
                     and getattr(mapper, "version_id_generator", None) is not False  # else the database may make it
                 ):

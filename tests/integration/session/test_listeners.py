@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,38 @@ def test_rows_that_a_listener_adds_to_a_flush_get_their_keys(engine: Engine, tmp
             assert journal.last_entry(session) == 1
             assert None not in {note.id for note in session.scalars(select(Note))}
     assert bodies(engine) == ["by listener 1", "by listener 2", "own"]
+
+
+@pytest.mark.parametrize("name", ["before_flush", "after_flush", "after_flush_postexec"])
+def test_a_listener_works_on_the_sessions_connection(engine: Engine, tmp_path: Path, name: str) -> None:
+    """With a session of its own that is bound to it, as extensions that keep versions of rows do."""
+    seen: list[Any] = []
+
+    def keep(session: Session, *_: Any) -> None:
+        if not session.info.get("kept"):
+            session.info["kept"] = True
+            with Session(session.connection()) as other:
+                seen.append(other.scalars(select(Note.body).order_by(Note.body)).all())
+                other.add(Counter())
+                other.flush()
+            seen.append(session.connection().scalar(select(func.count()).select_from(Note)))
+
+    results = []
+    for attached in (False, True):
+        sessions = sessionmaker(engine)
+        event.listen(sessions, name, keep)
+        with walsync.attach(sessions, tmp_path / "log") if attached else nullcontext():
+            with sessions() as session:
+                session.add(Note(body="own"))
+                session.commit()
+            with sessions(info={"kept": True}) as session:
+                results.append((list(seen), session.scalar(select(func.count()).select_from(Counter))))
+                session.query(Note).delete()
+                session.query(Counter).delete()
+                session.commit()
+        seen.clear()
+    assert results[0] == results[1]
+    assert results[0][0]
 
 
 # ------------------------------------------------------------------------------ the sessions of the checkpointer
