@@ -43,6 +43,7 @@ def attach(
     keys: KeyConfig | None = None,
     session: SessionConfig | None = None,
     expire_on_commit: bool = False,
+    applying: sessionmaker[Any] | type[Session] | None = None,
 ) -> Journal:
     """Attach a log to sessions: from here on their commits are durable in it, and applied to the target from there.
 
@@ -68,6 +69,10 @@ def attach(
     SQLAlchemy's default from a choice): expired attributes would be read back from the target, each time waiting for
     the entry just committed.
 
+    `applying`: what makes the sessions by which entries are applied and replayed; the default is `sessions`, so that
+    its listeners hear of them (with ``"walsync.applying"`` in `session.info`). A `sessionmaker`, or a class of
+    sessions, for listeners that must not.
+
     The factory is given back as it was when the journal is closed.
 
     Blocks for reading the log, and up to the driver's own time-out for the target; in a coroutine call it by
@@ -85,7 +90,11 @@ def attach(
         raise AttachError("these sessions are attached already; close the journal that they are attached to first")
     engine = _choose_target(target, settings, asynchronous)
     scope = Scope(include, exclude)
-    make_applying = _applying_factory(sessions) if asynchronous is None else session_class
+    if applying is not None:
+        _refuse_applying(applying)
+        make_applying: Any = applying
+    else:
+        make_applying = _applying_factory(sessions) if asynchronous is None else session_class
     checkpointer = JournalCheckpointer(
         engine,
         config=_checkpoint_config(checkpoint),
@@ -184,6 +193,15 @@ def _applying_factory(sessions: Any) -> Any:
     if isinstance(sessions, scoped_session):
         sessions = sessions.session_factory
     return sessions if isinstance(sessions, sessionmaker) else Session
+
+
+def _refuse_applying(applying: Any) -> None:
+    if not isinstance(applying, sessionmaker) and not (isinstance(applying, type) and issubclass(applying, Session)):
+        raise AttachError(
+            "applying= takes a sessionmaker, or a class of sessions, not "
+            f"{type(applying).__module__}.{type(applying).__qualname__}. Entries are applied by synchronous sessions, "
+            "for asynchronous engines as well"
+        )
 
 
 def _refuse(settings: dict[str, Any]) -> None:

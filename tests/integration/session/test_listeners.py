@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -275,6 +276,48 @@ def test_a_listener_works_on_the_sessions_connection(engine: Engine, tmp_path: P
 
 
 # ------------------------------------------------------------------------------ the sessions of the checkpointer
+
+
+@pytest.mark.parametrize("applying", [sessionmaker(), Session], ids=["sessionmaker", "class"])
+def test_entries_are_applied_by_other_sessions_where_listeners_must_not_hear_of_it(
+    engine: Engine, tmp_path: Path, applying: Any
+) -> None:
+    sessions = sessionmaker(engine)
+
+    def only_by_hand(session: Session) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise BoomError
+
+    event.listen(sessions, "before_commit", only_by_hand)
+    with walsync.attach(sessions, tmp_path / "log", checkpoint=walsync.CheckpointConfig(paused=True)) as journal:
+        with sessions() as session:
+            session.add(Note(body="replayed"))
+            session.commit()
+        journal.close(drain=False)
+    replayed: list[Any] = []
+
+    def replay(session: Session, change_set: Any) -> None:
+        replayed.append((type(session), change_set.entry_id))
+
+    event.listen(walsync.Journal, "after_replay", replay)
+    try:
+        with walsync.attach(sessions, tmp_path / "log", applying=applying) as journal:
+            with sessions() as session:
+                session.add(Note(body="applied"))
+                session.commit()
+            journal.wait_applied(timeout=30)
+    finally:
+        event.remove(walsync.Journal, "after_replay", replay)
+    assert bodies(engine) == ["applied", "replayed"]
+    assert replayed == [(type(applying()), 1)]
+
+
+def test_what_makes_applying_sessions_is_examined(engine: Engine, tmp_path: Path) -> None:
+    sessions = sessionmaker(engine)
+    for applying in (engine, Session(), "sessions", async_sessionmaker()):
+        with pytest.raises(walsync.AttachError, match="applying= takes a sessionmaker"):
+            walsync.attach(sessions, tmp_path / "log", applying=applying)
+    assert not (tmp_path / "log").exists()
 
 
 def test_listeners_can_tell_a_session_that_applies_entries(engine: Engine, tmp_path: Path) -> None:
