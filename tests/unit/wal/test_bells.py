@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.processes import run_python
 from walsync.wal.storage import bells as bells_module
-from walsync.wal.storage.bells import FutexBells, PausingBells, bells_for
+from walsync.wal.storage.bells import FutexBells, PausingBells, SleepingBells, bells_for
 from walsync.wal.storage.protocol import SharedWords
 from walsync.wal.storage.shared import FileShare
 
@@ -111,3 +111,24 @@ def test_without_the_call_everybody_pauses(words: SharedWords, monkeypatch: pyte
 def test_without_ctypes_everybody_pauses(words: SharedWords, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ctypes", None)
     assert isinstance(bells_for(words), PausingBells)
+
+
+def test_where_sleeping_is_somebody_elses_a_wait_is_theirs_and_a_bell_wakes_others_all_the_same(
+    words: SharedWords, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gevent and eventlet put it in the place of Python's own."""
+    others, slept = bells_for(words), []
+    monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds))
+    bells = bells_for(words)
+    assert isinstance(bells, SleepingBells)
+    assert not bells.wakes
+    bells.wait(1, words[1], LONG_S)
+    assert slept == [LONG_S]
+    if not others.wakes:
+        return
+    woken = threading.Thread(target=others.wait, args=(3, words[3], LONG_S))
+    woken.start()
+    while woken.is_alive():
+        words[3] += 1
+        bells.ring(3)
+        woken.join(0.01)

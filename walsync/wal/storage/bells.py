@@ -11,11 +11,12 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from types import BuiltinFunctionType
 from typing import Any, Final
 
 from walsync.wal.storage.protocol import SharedBells, SharedWords
 
-__all__ = ["FutexBells", "PausingBells", "bells_for"]
+__all__ = ["FutexBells", "PausingBells", "SleepingBells", "bells_for"]
 
 _FUTEX_CALL: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221}
 """The number of the call, on machines of 64 bits on which a word's lower half comes first."""
@@ -36,6 +37,21 @@ class PausingBells:
 
     def ring(self, index: int) -> None:
         """Does nothing: the word itself says it."""
+
+
+class SleepingBells(PausingBells):
+    """Wakes others, and sleeps itself as Python's `time.sleep` does.
+
+    For a process in which a library has put switches of its own in the place of threads (gevent, eventlet): who slept
+    in the kernel would keep all others from running, and that library's `sleep` does not.
+    """
+
+    def __init__(self, bells: SharedBells) -> None:
+        self._bells = bells
+
+    def ring(self, index: int) -> None:
+        """Wake one who waits for the word."""
+        self._bells.ring(index)
 
 
 class FutexBells:
@@ -83,7 +99,12 @@ class FutexBells:
 
 
 def bells_for(words: SharedWords) -> SharedBells:
-    """The best kind that this system has."""
+    """The best kind that this system has, and this process can use."""
+    bells = _bells_for(words)
+    return bells if isinstance(time.sleep, BuiltinFunctionType) else SleepingBells(bells)
+
+
+def _bells_for(words: SharedWords) -> SharedBells:
     number = _FUTEX_CALL.get(platform.machine()) if sys.platform == "linux" and sys.maxsize > 2**32 else None
     if number is None:
         return PausingBells()
