@@ -1,12 +1,13 @@
 """Execution options that say what statements mean, and that the log does not carry.
 
 A `schema_translate_map` says which tables they are about; an isolation level, or that a transaction only reads, what
-the database promises for them. A transaction that writes with one of these runs directly on the target.
+the database promises for them. A transaction that writes with one of these runs directly on the target. READ COMMITTED
+and less promise nothing for what is written that a buffered transaction does not keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Final
 
 __all__ = ["OPTIONS", "TRANSLATE", "meaning"]
@@ -17,6 +18,12 @@ OPTIONS: Final = "execution options"
 TRANSLATE: Final = "schema_translate_map"
 
 
-def meaning(options: Iterable[str], dialect: Any) -> frozenset[str]:
-    """Those of these options, for a target of this dialect."""
-    return frozenset(options) & {TRANSLATE, *dialect.connection_characteristics} - {"logging_token"}
+_KEPT_ANYWAY: Final = ("READ COMMITTED", "READ UNCOMMITTED")
+
+
+def meaning(options: Mapping[str, Any], dialect: Any) -> frozenset[str]:
+    """The names of those of these options, for a target of this dialect."""
+    names = frozenset(options) & {TRANSLATE, *dialect.connection_characteristics} - {"logging_token"}
+    if str(options.get("isolation_level")).upper().replace("_", " ") in _KEPT_ANYWAY:
+        names -= {"isolation_level"}
+    return names

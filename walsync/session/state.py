@@ -89,7 +89,7 @@ class SessionState:
         self.direct_reason: str | None = None
         self.wrote = False
         self.has_snapshot = False
-        self.session_options = meaning(getattr(session, "execution_options", ()), journal.target.dialect)
+        self.session_options = meaning(getattr(session, "execution_options", {}), journal.target.dialect)
         self.options = self.session_options
         self.held: Session | None = None
         self.read_stale = False

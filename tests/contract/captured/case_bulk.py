@@ -420,8 +420,25 @@ TOLD = (
 
 @direct(TOLD, OPTIONS, makes_sessions=True)
 def an_isolation_level(factory: sessionmaker[Session]) -> str:
+    return _at_level(factory, "SERIALIZABLE")
+
+
+LOW = "`session.connection(execution_options=...)` with READ COMMITTED or READ UNCOMMITTED"
+
+
+@buffered(LOW, on=(POSTGRESQL, MARIADB), makes_sessions=True, entries=1)
+def a_low_isolation_level(factory: sessionmaker[Session]) -> str:
+    return _at_level(factory, "READ COMMITTED")
+
+
+@buffered(LOW, makes_sessions=True, entries=1)
+def the_lowest_isolation_level(factory: sessionmaker[Session]) -> str:
+    return _at_level(factory, "READ UNCOMMITTED")
+
+
+def _at_level(factory: sessionmaker[Session], wanted: str) -> str:
     with factory.begin() as session:
-        level: str = session.connection(execution_options={"isolation_level": "SERIALIZABLE"}).get_isolation_level()
+        level: str = session.connection(execution_options={"isolation_level": wanted}).get_isolation_level()
         session.add(Tag(name="x"))
         return level
 
